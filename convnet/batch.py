@@ -1,0 +1,79 @@
+"""One batch: images, labels and, for tangent propagation, tangent vectors."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convnet.kernels import array_module
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels.
+
+    Parameters
+    ----------
+    images : array, (N, ...)
+        One input per sample, in the shape the network takes.
+    labels : array, (N,) of class ids or (N, K) of one-hot or soft labels
+    tangents : array, (N, M, ...), optional
+        M tangent vectors per sample, each in the shape of an image (papers 001/002, section 2.1).
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, the batch is empty, or labels or tangents have the wrong number of axes.
+    """
+
+    images: Array
+    labels: Array
+    tangents: Array | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "labels", "tangents"):
+            value = getattr(self, name)
+            if value is not None and array_module(value) is np:
+                object.__setattr__(self, name, np.asarray(value))
+        count = len(self.images)
+        if count == 0:
+            raise ValueError("images is empty: a batch needs at least one sample")
+        if len(self.labels) != count:
+            raise ValueError(f"images holds {count} samples, but labels holds {len(self.labels)}")
+        if self.labels.ndim not in (1, 2):
+            raise ValueError(f"labels has the shape {self.labels.shape}; it must be (N,) of class ids or (N, K)")
+        if self.tangents is not None:
+            shape = self.tangents.shape
+            if shape[:1] + shape[2:] != self.images.shape or len(shape) != self.images.ndim + 1:
+                raise ValueError(
+                    f"tangents has the shape {shape}; with images of {self.images.shape} it must be "
+                    f"(N, M, ...) = ({count}, M, {', '.join(map(str, self.images.shape[1:]))})"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def targets(labels: Array, classes: int, dtype: Any, xp: Any = np) -> Array:
+    """Return `labels` as an (N, `classes`) array of label vectors.
+
+    Raises
+    ------
+    ValueError
+        If a class id is not a whole number in [0, classes), or soft labels have another number of classes.
+    """
+    if labels.ndim == 2:
+        if labels.shape[1] != classes:
+            raise ValueError(f"labels has {labels.shape[1]} columns, but the network has {classes} outputs")
+        return xp.asarray(labels, dtype=dtype)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels holds {labels.dtype} numbers; class ids must be whole numbers")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels holds class {low if low < 0 else high}, but the network's classes are 0 to {classes - 1}")
+    out = xp.zeros((len(labels), classes), dtype)
+    out[xp.arange(len(labels)), xp.asarray(labels)] = 1
+    return out

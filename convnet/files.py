@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import IO
+
+
+def write_atomically(path: str | PathLike[str], write: Callable[[IO[bytes]], object]) -> Path:
+    """Call `write` on a temporary file beside `path` and move it into place once it is complete and on disk.
+
+    Parameters
+    ----------
+    path : path
+        Its folder is made if need be.
+    write : callable
+        Receives a file opened for binary writing.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written or the disk is full; what was at `path` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: str | PathLike[str], text: str) -> Path:
+    """Write `text` as UTF-8, whole or not at all."""
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

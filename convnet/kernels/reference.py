@@ -1,0 +1,169 @@
+"""The kernels in plain NumPy: the specification that the faster versions are held against, and the fallback.
+
+All of them also run on CuPy arrays. Shapes are channels-last; ``P, Q`` are the rows and columns of windows.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from convnet.kernels import array_module
+
+Array = Any
+Pair = tuple[int, int]
+
+
+class ReferenceKernels:
+    """NumPy kernels; the methods are the kernel interface."""
+
+    name = "reference"
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context in which a pass computes (thread settings of the faster kernels)."""
+        return nullcontext()
+
+    # --- products -----------------------------------------------------------------------------------------------------
+
+    def product(self, a: Array, b: Array) -> Array:
+        """Return the matrix product of two 2-D arrays."""
+        return a @ b
+
+    def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Return ``x weight + bias``."""
+        y = self.product(x, weight)
+        if bias is not None:
+            y += bias
+        return y
+
+    # --- convolution --------------------------------------------------------------------------------------------------
+
+    def conv(self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Array:
+        """Return the convolution of images (N, H, W, C) with filters (KH, KW, C, F), as (N, P, Q, F)."""
+        columns = im2col(x, weight.shape[:2], stride, padding)  # (N, P, Q, KH·KW·C)
+        n, p, q, k = columns.shape
+        y = self.product(columns.reshape(-1, k), weight.reshape(k, -1))
+        if bias is not None:
+            y += bias
+        return y.reshape(n, p, q, -1)
+
+    def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
+        """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
+        n, p, q, f = b.shape
+        columns = self.product(b.reshape(-1, f), weight.reshape(-1, f).conj().T)
+        return col2im(columns.reshape(n, p, q, -1), weight.shape[:2], stride, padding, image)
+
+    def conv_weight_gradient(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
+        """Return the sum over samples and windows of (window of `a`)* times `b`, as filters (KH, KW, C, F)."""
+        columns = im2col(a, size, stride, padding)
+        k, f = columns.shape[-1], b.shape[-1]
+        return self.product(columns.reshape(-1, k).conj().T, b.reshape(-1, f)).reshape(*size, -1, f)
+
+    # --- pooling ------------------------------------------------------------------------------------------------------
+
+    def max_pool(self, x: Array, size: Pair, stride: Pair, positions: bool = True) -> tuple[Array, Array | None]:
+        """Return each window's maximum, (N, P, Q, C), and its position ``k·KW + l`` in the window; the first one wins."""
+        xp = array_module(x)
+        counts = window_counts(x.shape[1:3], size, stride)
+        y = window_cell(x, 0, 0, stride, counts).copy()
+        where = xp.zeros(y.shape, position_type(size)) if positions else None
+        for place, (k, l) in enumerate(np.ndindex(*size)):
+            cell = window_cell(x, k, l, stride, counts)
+            # A NaN wins and stays, so that it is seen.
+            better = (cell > y) | ((cell != cell) & (y == y))  # noqa: PLR0124
+            y = xp.where(better, cell, y)
+            if where is not None:
+                where[better] = place
+        return y, where
+
+    def max_pool_scatter(self, b: Array, positions: Array, size: Pair, stride: Pair, image: Pair) -> Array:
+        """Return images (N, *image, C) with each `b` added at the position of its window."""
+        xp = array_module(b)
+        x = xp.zeros((len(b), *image, b.shape[-1]), b.dtype)
+        for place, (k, l) in enumerate(np.ndindex(*size)):
+            cell = window_cell(x, k, l, stride, b.shape[1:3])
+            cell += xp.where(positions == place, b, 0)
+        return x
+
+    def max_pool_gather(self, t: Array, positions: Array, size: Pair, stride: Pair) -> Array:
+        """Return the cell of `t` at the position of each window, (N, P, Q, C)."""
+        xp = array_module(t)
+        y = xp.zeros(positions.shape, t.dtype)
+        for place, (k, l) in enumerate(np.ndindex(*size)):
+            y = xp.where(positions == place, window_cell(t, k, l, stride, positions.shape[1:3]), y)
+        return y
+
+    def mean_pool(self, x: Array, size: Pair, stride: Pair) -> Array:
+        """Return each window's mean, (N, P, Q, C)."""
+        counts = window_counts(x.shape[1:3], size, stride)
+        total = sum(window_cell(x, k, l, stride, counts) for k, l in np.ndindex(*size))
+        return total / (size[0] * size[1])
+
+    def mean_pool_adjoint(self, b: Array, size: Pair, stride: Pair, image: Pair) -> Array:
+        """Return images (N, *image, C) with each `b` spread evenly over its window."""
+        x = array_module(b).zeros((len(b), *image, b.shape[-1]), b.dtype)
+        share = b / (size[0] * size[1])
+        for k, l in np.ndindex(*size):
+            cell = window_cell(x, k, l, stride, b.shape[1:3])
+            cell += share
+        return x
+
+    # --- elementwise --------------------------------------------------------------------------------------------------
+
+    def relu(self, x: Array) -> tuple[Array, Array]:
+        """Return ``max(x, 0)`` and where `x` is positive."""
+        xp = array_module(x)
+        return xp.maximum(x, 0), x > 0
+
+    def masked(self, b: Array, mask: Array) -> Array:
+        """Return `b` where `mask` is true, 0 elsewhere."""
+        return array_module(b).where(mask, b, b.dtype.type(0))
+
+    def combination(self, terms: Sequence[tuple[float, Array]]) -> Array:
+        """Return the sum of coefficient times array over (coefficient, array) in `terms`."""
+        (coefficient, first), *rest = terms
+        total = coefficient * first
+        for coefficient, a in rest:
+            total += coefficient * a
+        return total
+
+
+def window_counts(image: Sequence[int], size: Pair, stride: Pair) -> Pair:
+    """Return how many windows fit into an image, down and across."""
+    return (image[0] - size[0]) // stride[0] + 1, (image[1] - size[1]) // stride[1] + 1
+
+
+def window_cell(x: Array, k: int, l: int, stride: Pair, counts: Sequence[int]) -> Array:
+    """Return a view (N, P, Q, C) of the cell in row `k`, column `l` of every window."""
+    rows = slice(k, k + stride[0] * (counts[0] - 1) + 1, stride[0])
+    columns = slice(l, l + stride[1] * (counts[1] - 1) + 1, stride[1])
+    return x[:, rows, columns]
+
+
+def im2col(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
+    """Return every window of the padded images as a row, (N, P, Q, KH·KW·C), in row, column, channel order."""
+    xp = array_module(x)
+    if any(padding):
+        x = xp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    counts = window_counts(x.shape[1:3], size, stride)
+    cells = [window_cell(x, k, l, stride, counts) for k, l in np.ndindex(*size)]
+    return xp.concatenate(cells, axis=-1)
+
+
+def col2im(columns: Array, size: Pair, stride: Pair, padding: Pair, image: Pair) -> Array:
+    """Return the adjoint of `im2col`: images (N, *image, C) with every row added to its window."""
+    n, p, q, k = columns.shape
+    cells = columns.reshape(n, p, q, *size, k // (size[0] * size[1]))
+    (top, left), (height, width) = padding, image
+    x = array_module(columns).zeros((n, height + 2 * top, width + 2 * left, cells.shape[-1]), columns.dtype)
+    for row, column in np.ndindex(*size):
+        cell = window_cell(x, row, column, stride, (p, q))
+        cell += cells[:, :, :, row, column]
+    return x[:, top:top + height, left:left + width]
+
+
+def position_type(size: Pair) -> type[np.unsignedinteger]:
+    """Return the smallest unsigned type that can number the cells of a window."""
+    return np.uint8 if size[0] * size[1] <= 256 else np.uint32

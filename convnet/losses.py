@@ -1,0 +1,201 @@
+"""Losses, per sample: value, gradient in the logits, Hessian product.
+
+Every loss is a function ``L(z, l)`` of one sample's logits ``z`` (K) and label vector ``l`` (K). Nothing here is divided by the
+number of samples. ``readout`` is the layer that turns logits into the loss's predictions ``p``, or None where ``p = z``.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from convnet.kernels import array_module
+from convnet.layers.activations import Sigmoid
+from convnet.layers.base import Layer
+from convnet.layers.softmax import Softmax, inner, softmax
+from convnet.names import lookup
+
+Array = Any
+
+__all__ = ["BinaryCrossEntropy", "Loss", "MeanSquaredError", "SoftmaxCrossEntropy", "SquaredError", "by_name"]
+
+
+class Loss:
+    """Base class of the losses.
+
+    Parameters
+    ----------
+    class_weights : sequence of float, optional
+        One weight per class, at least 0; a sample's loss is multiplied by ``sum_k weight_k l_k``.
+
+    Raises
+    ------
+    ValueError
+        If a class weight is negative or not finite.
+    """
+
+    readout: type[Layer] | None = None
+
+    def __init__(self, class_weights: Sequence[float] | None = None):
+        self.class_weights = None if class_weights is None else np.asarray(class_weights, float)
+        if self.class_weights is not None and not (np.isfinite(self.class_weights).all() and (self.class_weights >= 0).all()):
+            raise ValueError(f"class_weights is {class_weights!r}; it must hold finite numbers, at least 0")
+
+    def __repr__(self) -> str:
+        weights = "" if self.class_weights is None else f"class_weights={self.class_weights.tolist()}"
+        return f"{type(self).__name__}({weights})"
+
+    def weights(self, labels: Array) -> Array:
+        """Return each sample's weight as an (N, 1) array."""
+        xp = array_module(labels)
+        if self.class_weights is None:
+            return xp.ones((len(labels), 1), labels.dtype)
+        if len(self.class_weights) != labels.shape[1]:
+            raise ValueError(f"class_weights has {len(self.class_weights)} entries, but there are {labels.shape[1]} classes")
+        return (labels @ xp.asarray(self.class_weights, labels.dtype))[:, None]
+
+    def value(self, z: Array, labels: Array) -> Array:
+        """Return ``L(z, l)`` of each sample, (N,)."""
+        return self.weights(labels)[:, 0] * self._value(z, labels)
+
+    def gradient(self, z: Array, labels: Array) -> Array:
+        """Return ``dL/dz`` of each sample, (N, K)."""
+        return self.weights(labels) * self._gradient(z, labels)
+
+    def hessian_product(self, z: Array, labels: Array, t: Array) -> Array:
+        """Return ``H t`` with ``H = d²L/dz²`` of each sample, (N, K)."""
+        return self.weights(labels) * self._hessian_product(z, labels, t)
+
+    def hessian_factor(self, z: Array, labels: Array, index: int) -> tuple[Array, Any]:
+        """Return one vector of a factorisation of the Hessian, and the product with its derivative.
+
+        Returns
+        -------
+        q : array, (N, K)
+            ``q_c(z)`` for ``c = index``, with ``sum_{c=1..K} q_c q_c^T = H``.
+        derivative : callable
+            ``t -> (dq_c/dz)^T t``, both (N, K); None where ``q_c`` is constant.
+        """
+        root = array_module(z).sqrt(self.weights(labels))
+        q, derivative = self._hessian_factor(z, labels, index)
+        return root * q, None if derivative is None else lambda t: root * derivative(t)
+
+    def _value(self, z: Array, labels: Array) -> Array:
+        raise TypeError(f"{type(self).__name__} defines no value")
+
+    def _gradient(self, z: Array, labels: Array) -> Array:
+        raise TypeError(f"{type(self).__name__} defines no gradient")
+
+    def _hessian_product(self, z: Array, labels: Array, t: Array) -> Array:
+        raise TypeError(f"{type(self).__name__} defines no Hessian product")
+
+    def _hessian_factor(self, z: Array, labels: Array, index: int) -> tuple[Array, Any]:
+        raise TypeError(f"{type(self).__name__} defines no factorisation of its Hessian")
+
+
+class SoftmaxCrossEntropy(Loss):
+    """Negative log-likelihood of the softmax: ``L = -sum_k l_k log p_k``, ``p = softmax(z)``, ``sum_k l_k = 1``.
+
+    ``dL/dz = p - l``; ``H = diag(p) - p p^T`` (paper 003, Eq. 62), factored by ``q_c = sqrt(p_c) (e_c - p)``.
+    """
+
+    readout = Softmax
+
+    def _value(self, z, labels):
+        xp = array_module(z)
+        shifted = z - z.real.max(axis=-1, keepdims=True)
+        log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+        return -(labels * log_p).sum(axis=-1)
+
+    def _gradient(self, z, labels):
+        return softmax(z) - labels
+
+    def _hessian_product(self, z, labels, t):
+        p = softmax(z)
+        return p * (t - inner(p, t))
+
+    def _hessian_factor(self, z, labels, index):
+        p = softmax(z)
+        root = array_module(z).sqrt(p[:, index:index + 1])
+        direction = -p
+        direction[:, index] += 1
+
+        def derivative(t):
+            return root * (0.5 * inner(direction, t) * direction - p * (t - inner(p, t)))
+
+        return root * direction, derivative
+
+
+class SquaredError(Loss):
+    """Half the squared distance: ``L = ‖z - l‖² / 2``; ``dL/dz = z - l``, ``H = I`` (papers 001/002, section 7.3)."""
+
+    def _value(self, z, labels):
+        return self._factor(z) * ((z - labels) ** 2).sum(axis=-1) / 2
+
+    def _gradient(self, z, labels):
+        return self._factor(z) * (z - labels)
+
+    def _hessian_product(self, z, labels, t):
+        return self._factor(z) * t
+
+    def _hessian_factor(self, z, labels, index):
+        q = array_module(z).zeros_like(z)
+        q[:, index] = self._factor(z) ** 0.5
+        return q, None
+
+    def _factor(self, z: Array) -> float:
+        return 1.0
+
+
+class MeanSquaredError(SquaredError):
+    """Mean over the outputs: ``L = ‖z - l‖² / K``; ``dL/dz = 2 (z - l) / K``, ``H = 2 I / K`` (paper 003, Eq. 2)."""
+
+    def _factor(self, z: Array) -> float:
+        return 2 / z.shape[-1]
+
+
+class BinaryCrossEntropy(Loss):
+    """Log-loss of independent sigmoids: ``L = -sum_k [l_k log p_k + (1 - l_k) log(1 - p_k)]``, ``p = sigmoid(z)``.
+
+    ``dL/dz = p - l``; ``H = diag(p (1 - p))``, factored by ``q_c = sqrt(p_c (1 - p_c)) e_c`` (paper 003, Eq. 3).
+    """
+
+    readout = Sigmoid
+
+    def _value(self, z, labels):
+        # log(1 + e^z) - l z, with the larger exponent taken out so that nothing overflows.
+        xp = array_module(z)
+        high = xp.maximum(z.real, 0)
+        return (high + xp.log(xp.exp(-high) + xp.exp(z - high)) - labels * z).sum(axis=-1)
+
+    def _gradient(self, z, labels):
+        return self._p(z) - labels
+
+    def _hessian_product(self, z, labels, t):
+        p = self._p(z)
+        return p * (1 - p) * t
+
+    def _hessian_factor(self, z, labels, index):
+        p = self._p(z)[:, index:index + 1]
+        root = array_module(z).sqrt(p * (1 - p))
+        unit = array_module(z).zeros_like(z)
+        unit[:, index] = 1
+        return root * unit, lambda t: 0.5 * root * (1 - 2 * p) * unit * t
+
+    @staticmethod
+    def _p(z: Array) -> Array:
+        return 0.5 + 0.5 * array_module(z).tanh(0.5 * z)
+
+
+NAMES = {
+    "softmax-cross-entropy": SoftmaxCrossEntropy,
+    "squared-error": SquaredError,
+    "mean-squared-error": MeanSquaredError,
+    "binary-cross-entropy": BinaryCrossEntropy,
+}
+
+
+def by_name(name: str) -> type[Loss]:
+    """Return the loss class called `name`; raise ValueError with the nearest known name."""
+    return lookup("loss", name, NAMES)

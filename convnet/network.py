@@ -1,0 +1,267 @@
+"""A network: layers, their parameters in one vector, and a generator of its own."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from convnet import kernels
+from convnet.devices import array_library
+from convnet.layers.base import Builder, Layer, Record, join
+from convnet.layers.containers import Sequential, checked_layers
+from convnet.passes.walk import check_shape, inference
+
+Array = Any
+
+
+class Network:
+    """A feed-forward network with explicit passes.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Fresh layers; a layer belongs to one place of one network.
+    input_shape : tuple of int
+        Shape of one input, ``(H, W, C)`` or ``(D,)``.
+    seed : int
+        Of the initial weights and of everything random in training (dropout, noise).
+    dtype : {"float32", "float64"}
+    device : {"cpu", "gpu", "auto"}
+        Where arrays live. "auto" takes the GPU where one is usable and says so where not.
+    initialization : {"he", "glorot", "authors"}
+        Rule for the initial weights, see `convnet.layers.Builder`.
+
+    Attributes
+    ----------
+    parameters : mapping of str to array
+        "0.weight", "0.bias", ..., views into `vector`: change them in place.
+    vector : array
+        All parameters, one after the other.
+    root : Sequential
+        The layers as one layer.
+    body, head : Sequential, Layer or None
+        The layers up to the logits, and the softmax or sigmoid behind them where the network ends in one.
+    generator : numpy.random.Generator
+        Draws what is random in training.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a layer cannot take what the layer before it gives; the message names it.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], input_shape: Sequence[int], seed: int = 0, dtype: Any = "float32",
+        device: str = "cpu", initialization: str = "he",
+    ):
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64'")
+        self.input_shape = tuple(int(n) for n in input_shape)
+        if not self.input_shape or min(self.input_shape) < 1:
+            raise ValueError(f"input_shape is {tuple(input_shape)}; it must hold whole numbers, at least 1")
+        if not layers:
+            raise ValueError("layers is empty: a network needs at least one layer")
+        self.device, self.xp = array_library(device)
+        self.seed, self.initialization = seed, initialization
+        weights_seed, self_seed = np.random.SeedSequence(seed).spawn(2)
+        self.generator = np.random.default_rng(self_seed)
+
+        self.root = Sequential(checked_layers("layers", layers))
+        self.root.attach(self.input_shape, Builder(np.random.default_rng(weights_seed), self.dtype, initialization))
+        if len(self.root.output_shape) != 1:
+            raise ValueError(f"the last layer gives {self.root.output_shape}; a network must end in flat outputs (K,)")
+        self.head = self.root.layers[-1] if self.root.layers[-1].readout and len(self.root.layers) > 1 else None
+        self.body = self.root if self.head is None else _joined(self.root.layers[:-1])
+
+        self.paths: dict[Layer, str] = {}
+        for index, (path, layer) in enumerate(self.root.leaves()):
+            self.paths[layer], layer.index = path, index
+        self._adopt_parameters()
+
+    def _adopt_parameters(self) -> None:
+        """Move all parameters into one vector, and all arrays to the device."""
+        arrays = {join(path, name): (layer, name, array) for layer, path in self.paths.items()
+                  for name, array in layer.parameters.items()}
+        sizes = [array.view(self.dtype).size for _, _, array in arrays.values()]
+        self.vector = self.xp.empty(sum(sizes), self.dtype)
+        self._layout: dict[str, tuple[slice, np.dtype, tuple[int, ...]]] = {}
+        start = 0
+        for (path, (_, _, array)), size in zip(arrays.items(), sizes, strict=True):
+            self._layout[path] = (slice(start, start + size), array.dtype, array.shape)
+            start += size
+        views = self.views(self.vector)
+        for path, (layer, name, array) in arrays.items():
+            views[path][...] = self.xp.asarray(array)
+            layer.parameters[name] = views[path]  # type: ignore[index]
+        for layer in self.paths:
+            for name, array in layer.state.items():
+                layer.state[name] = self.xp.asarray(array)  # type: ignore[index]
+        self.parameters: Mapping[str, Array] = MappingProxyType(views)
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    def views(self, vector: Array) -> dict[str, Array]:
+        """Return a vector in the layout of `vector` as arrays by parameter name; complex ones as pairs of numbers."""
+        return {path: vector[part].view(dtype).reshape(shape) for path, (part, dtype, shape) in self._layout.items()}
+
+    def gradient_buffer(self) -> tuple[Array, dict[str, Array]]:
+        """Return a vector of zeros in the layout of `vector`, and its views by parameter name."""
+        vector = self.xp.zeros_like(self.vector)
+        return vector, self.views(vector)
+
+    @property
+    def decay_mask(self) -> Array:
+        """1 where weight decay applies, 0 elsewhere (biases, scales of batch normalisation), in the layout of `vector`."""
+        mask, parts = self.gradient_buffer()
+        for layer, path in self.paths.items():
+            for name in layer.parameters:
+                if name in layer.decayed:
+                    parts[join(path, name)].view(self.dtype)[...] = 1
+        return mask
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """Arrays that are saved but not trained, by name: running statistics."""
+        return {join(path, name): array for layer, path in self.paths.items() for name, array in layer.state.items()}
+
+    def updated_state(self, records: Mapping[Layer, Record]) -> dict[str, Array]:
+        """Return what `state` becomes after the batch of `records`."""
+        new = {}
+        for layer, path in self.paths.items():
+            if layer.state and layer in records:
+                new |= {join(path, name): value for name, value in layer.updated_state(records[layer]).items()}
+        return new
+
+    def set_state(self, new: Mapping[str, Array]) -> None:
+        """Put new running statistics in place."""
+        for layer, path in self.paths.items():
+            for name in layer.state:
+                if join(path, name) in new:
+                    layer.state[name] = new[join(path, name)]  # type: ignore[index]
+
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Set all parameters and running statistics from arrays by name.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape or number type differs; nothing is changed then.
+        """
+        own = {**self.parameters, **self.state}
+        for problem, names in (("missing", own.keys() - arrays.keys()), ("unknown", arrays.keys() - own.keys())):
+            if names:
+                raise ValueError(f"arrays of another architecture: {problem} {', '.join(sorted(names))}")
+        for name, array in own.items():
+            given = arrays[name]
+            if given.shape != array.shape or (given.dtype.kind == "c") != (array.dtype.kind == "c"):
+                raise ValueError(f"array {name!r} is {given.dtype} {given.shape}; this network needs {array.dtype} {array.shape}")
+        for name, array in own.items():
+            array[...] = self.xp.asarray(arrays[name])
+
+    # --- use ----------------------------------------------------------------------------------------------------------
+
+    def asarray(self, images: Array) -> Array:
+        """Return `images` in the network's number type, on its device, after a check of their shape."""
+        check_shape("images", images, self.input_shape)
+        return self.xp.asarray(images, dtype=self.dtype)
+
+    def forward(self, images: Array) -> Array:
+        """Return the network's outputs for `images` (N, ...), in inference mode: (N, K)."""
+        x = self.asarray(images)
+        with kernels.of(x).computing():
+            return inference(self.root, x)
+
+    def predict(self, images: Array, batch_size: int = 256) -> Array:
+        """Return the class ids (N,) of any number of images, `batch_size` at a time."""
+        parts = [self.forward(part).argmax(axis=1) for part in slices(images, batch_size)]
+        return self.xp.concatenate(parts)
+
+    def copy(self) -> Network:
+        """Return an independent network with equal parameters, statistics and generator state."""
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        return Network._restored(*self.__reduce__()[1])  # type: ignore[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arrays = {name: kernels.to_numpy(array) for name, array in {**self.parameters, **self.state}.items()}
+        return Network._restored, (self.config(), arrays, self.generator.bit_generator.state)
+
+    @staticmethod
+    def _restored(config: dict[str, Any], arrays: Mapping[str, Array], generator_state: dict[str, Any]) -> Network:
+        net = Network.from_config(config)
+        net.load_arrays(arrays)
+        net.generator.bit_generator.state = generator_state
+        return net
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """Return the architecture and options, as JSON can hold them."""
+        from convnet.serialization import layers_to_config
+
+        return {
+            "layers": layers_to_config(self.root.layers), "input_shape": list(self.input_shape), "seed": self.seed,
+            "dtype": self.dtype.name, "device": self.device, "initialization": self.initialization,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Network:
+        """Return a fresh network with the architecture of `config`."""
+        from convnet.serialization import layers_from_config
+
+        return cls(layers_from_config(config["layers"]), **{key: value for key, value in config.items() if key != "layers"})
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write architecture, parameters and running statistics to an ``.npz`` file, whole or not at all."""
+        from convnet.serialization import save_network
+
+        save_network(self, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str], device: str = "cpu") -> Network:
+        """Return the network saved at `path`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not a saved network, or is damaged.
+        """
+        from convnet.serialization import load_network
+
+        return load_network(path, device)
+
+    def summary(self) -> str:
+        """Return a table of the layers with their output shapes and numbers of parameters."""
+        rows = [("layer", "", "output", "parameters")]
+        for path, layer in self.root.children():
+            count = sum(array.size for p, array in self.parameters.items() if p.startswith(f"{path}."))
+            rows.append((path, repr(layer), "×".join(map(str, layer.output_shape)), f"{count:,}" if count else ""))
+        rows.append(("", "", "", f"{self.vector.size:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+    def __repr__(self) -> str:
+        return f"<Network {self.input_shape} -> {self.root.output_shape}, {self.vector.size:,} parameters, {self.dtype}, {self.device}>"
+
+
+def slices(images: Array, batch_size: int) -> Iterator[Array]:
+    """Yield `images` in slices of at most `batch_size`."""
+    if len(images) == 0:
+        raise ValueError("images is empty: there is nothing to predict")
+    for start in range(0, len(images), batch_size):
+        yield images[start:start + batch_size]
+
+
+def _joined(layers: Iterable[Layer]) -> Sequential:
+    """Return attached layers as one attached chain."""
+    chain = Sequential(tuple(layers))
+    chain.input_shape, chain.output_shape = chain.layers[0].input_shape, chain.layers[-1].output_shape
+    return chain

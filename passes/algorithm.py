@@ -1,0 +1,238 @@
+"""What a training algorithm is: a schedule of passes that ends in one gradient.
+
+`Penalty` is the frame that most of them share: ``objective = L(x) + coefficient · R(x)`` per sample, mean over the batch. It
+runs the first and second pass; the penalty adds its own passes and says which traces make its weight gradient.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from convnet import kernels
+from convnet.batch import Batch, targets
+from convnet.layers.base import Layer, real_number
+from convnet.losses import Loss
+from convnet.passes.objective import Objective
+from convnet.passes.products import Term, weight_gradients
+from convnet.passes.walk import FirstPass, Trace, first_pass, second_pass
+
+if TYPE_CHECKING:
+    from convnet.network import Network
+
+Array = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What an algorithm computed for one batch.
+
+    Attributes
+    ----------
+    loss : scalar
+        Mean loss of the batch.
+    penalty : scalar
+        Mean penalty, without its coefficient; 0 for algorithms without one. Of a sum of penalties, the weighted sum.
+    objective : scalar
+        What the gradient belongs to: loss plus coefficient times penalty.
+    gradients : mapping of str to array
+        The full update direction, with the names and shapes of ``net.parameters``.
+    flat_gradient : array
+        The same numbers as one vector, in the layout of ``net.vector``.
+    input_gradient : array or None
+        ``dL/dx`` of each sample, where the algorithm computes it.
+    outputs : array, (N, K)
+        The network's outputs for the batch.
+    state : mapping of str to array
+        The network's running statistics after this batch, to be put in place by the training loop.
+    """
+
+    loss: Array
+    penalty: Array
+    objective: Array
+    gradients: Mapping[str, Array]
+    flat_gradient: Array
+    input_gradient: Array | None
+    outputs: Array
+    state: Mapping[str, Array]
+
+
+class Run:
+    """One batch under way: the network, the loss, the batch on the network's device, and what is random about it.
+
+    Parameters
+    ----------
+    net : Network
+    loss : Loss
+    batch : Batch
+    training : bool
+        Whether dropout drops and batch normalisation uses the batch's statistics.
+    """
+
+    def __init__(self, net: Network, loss: Loss, batch: Batch, training: bool = True):
+        if not isinstance(loss, Loss):
+            raise TypeError(f"loss must be one of convnet.losses, as in SoftmaxCrossEntropy(), not {loss!r}")
+        self.net, self.loss, self.batch, self.training = net, loss, batch, training
+        self.x = net.asarray(batch.images)
+        self.labels = targets(batch.labels, net.body.output_shape[0], net.dtype, net.xp)
+        # One draw for all first passes of the batch: every pass sees the same masks.
+        self.draw = int(net.generator.integers(2**63)) if training else None
+
+    def first(self, x: Array) -> tuple[FirstPass, Objective]:
+        """Run a first pass on `x` and return it with the loss of what came out."""
+        y = first_pass(self.net.body, x, training=self.training, draw=self.draw)
+        return y, Objective(self.net.head, self.loss, y.output, self.labels)
+
+    def step(
+        self, objective: Objective, first: FirstPass, terms: list[Term], *,
+        penalty: Array | None = None, coefficient: float = 1.0, input_gradient: Array | None = None,
+    ) -> Step:
+        """Run the weight-gradient products and put the step together.
+
+        Parameters
+        ----------
+        objective : Objective
+            Of the first pass on the batch as it is.
+        first : FirstPass
+            Whose batch statistics count.
+        terms : list of (Trace, Trace, float)
+        penalty : array, (N,), optional
+        coefficient : float
+        input_gradient : array, optional
+        """
+        net = self.net
+        flat, gradients = net.gradient_buffer()
+        paths = net.paths
+
+        def write(layer: Layer, parts: dict[str, Array], scale: float) -> None:
+            for name, value in parts.items():
+                target = gradients[f"{paths[layer]}.{name}"]
+                target += value if scale == 1 else scale * value
+
+        weight_gradients(terms, write)
+        flat *= flat.dtype.type(1 / len(self.batch))
+        loss = objective.value.mean()
+        mean_penalty = 0 * loss if penalty is None else penalty.mean()
+        return Step(
+            loss=loss, penalty=mean_penalty, objective=loss + coefficient * mean_penalty,
+            gradients=MappingProxyType(gradients), flat_gradient=flat, input_gradient=input_gradient,
+            outputs=objective.outputs, state=net.updated_state(first.records) if self.training else {},
+        )
+
+
+class Algorithm:
+    """Base class of the training algorithms. A subclass is a dataclass of its options and defines `schedule`."""
+
+    def gradients(self, net: Network, loss: Loss, batch: Batch, *, training: bool = True) -> Step:
+        """Compute the objective and its gradient for one batch. Changes nothing but the network's random generator.
+
+        Parameters
+        ----------
+        net : Network
+        loss : Loss
+        batch : Batch
+        training : bool
+            False for the gradient of the network in inference mode.
+
+        Raises
+        ------
+        ValueError
+            If the batch does not fit the network, or lacks what the algorithm needs (tangents).
+        """
+        self.check(batch)
+        run = Run(net, loss, batch, training)
+        with kernels.of(run.x).computing():
+            return self.schedule(run)
+
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError if the batch lacks what the algorithm needs."""
+
+    def schedule(self, run: Run) -> Step:
+        """Run the passes of one batch."""
+        raise TypeError(f"{type(self).__name__} defines no schedule")
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that make an equal algorithm, as JSON can hold them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+class Penalty(Algorithm):
+    """``objective = L + coefficient · R``: an algorithm that adds a penalty to plain backpropagation.
+
+    A subclass names its `coefficient` and defines `penalise`. Penalties can be added: ``LossIBP(0.01) + TangentProp(0.1)``
+    shares the first and second pass.
+    """
+
+    # Whether R is made of dL/dx, so that the second pass has to reach the input.
+    needs_input_gradient: ClassVar[bool] = False
+
+    @property
+    def coefficient(self) -> float:
+        """The penalty's weight in the objective."""
+        raise TypeError(f"{type(self).__name__} defines no coefficient")
+
+    def penalise(self, run: Run, objective: Objective, y: FirstPass, dy: Trace) -> tuple[Array, list[tuple[Trace, Trace]]]:
+        """Run the penalty's own passes.
+
+        Parameters
+        ----------
+        run : Run
+        objective : Objective
+            The loss at the logits.
+        y, dy : FirstPass, Trace
+            First and second pass.
+
+        Returns
+        -------
+        penalty : array, (N,)
+            ``R`` of each sample.
+        products : list of (Trace, Trace)
+            The pairs whose products make up ``dR/dw``.
+        """
+        raise TypeError(f"{type(self).__name__} defines no penalise method")
+
+    def schedule(self, run: Run) -> Step:
+        """First and second pass, the penalty's passes, all products at the end."""
+        y, objective = run.first(run.x)
+        dy = second_pass(y, objective.gradient, to_input=self.needs_input_gradient)
+        penalty, products = self.penalise(run, objective, y, dy)
+        terms: list[Term] = [(y, dy, 1.0), *((up, down, self.coefficient) for up, down in products)]
+        return run.step(objective, y, terms, penalty=penalty, coefficient=self.coefficient, input_gradient=dy.output)
+
+    def __add__(self, other: Penalty) -> Penalty:
+        from convnet.passes.sums import SumOfPenalties
+
+        return SumOfPenalties.of(self, other)
+
+
+def norm_penalty(v: Array, r: int) -> tuple[Array, Array]:
+    """Return ``(1/r) ‖v‖_r^r`` of each sample and its derivative in `v`.
+
+    For ``r = 1`` the derivative is ``sign(v)``, for ``r = 2`` it is `v` (papers 001/002, Eq. 6 and section 7.1).
+    """
+    xp = kernels.array_module(v)
+    axes = tuple(range(1, v.ndim))
+    if r == 1:
+        return xp.abs(v).sum(axis=axes), xp.sign(v)
+    return (v * v).sum(axis=axes) / 2, v
+
+
+def checked_coefficient(name: str, value: float) -> float:
+    """Return `value` as a float; raise ValueError unless it is a finite number of at least 0."""
+    return real_number(name, value, 0.0)
+
+
+def checked_norm(value: int) -> int:
+    """Return `value`; raise ValueError unless it is 1 or 2."""
+    if value not in (1, 2) or isinstance(value, bool):
+        raise ValueError(f"norm is {value!r}; it must be 1 (sign) or 2 (gradient)")
+    return int(value)
+
+
+def checked_place(value: str) -> str:
+    """Return `value`; raise ValueError unless it is "logits" or "output"."""
+    if value not in ("logits", "output"):
+        raise ValueError(f"at is {value!r}; it must be 'logits' or 'output'")
+    return value

@@ -1,0 +1,212 @@
+"""The four passes over a network.
+
+A network is ``y_i = f_i(y_{i-1}; w_i)``, ``i = 1..K``, with ``y_0 = x``; ``J_i`` is the Jacobian of ``f_i`` in its input.
+
+=======  =============================================  =========  ==================================================
+pass     recursion                                      direction  function
+=======  =============================================  =========  ==================================================
+first    ``y_i = f_i(y_{i-1})``                         up         `first_pass`
+second   ``b_{i-1} = J_i^T b_i``                        down       `second_pass`
+third    ``t_i = J_i t_{i-1}``, no biases               up         `third_pass`
+fourth   ``s_{i-1} = J_i^T s_i + k_i(t_{i-1}, b_i)``    down       `fourth_pass`
+=======  =============================================  =========  ==================================================
+
+Each returns a `Trace`: what the pass brought to the end of the network, and what reached each layer on the way. All
+passes of a batch read the records of its first pass and write none, so any pass can be run again, with the same result.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convnet.layers.base import Container, Layer, Record
+from convnet.layers.containers import added
+
+Array = Any
+
+
+@dataclass(eq=False)
+class Trace:
+    """What one pass left behind.
+
+    Attributes
+    ----------
+    output : array or None
+        What arrived at the end of the pass; None if the pass stopped before because nobody asked for it, or if it is zero.
+    factors : dict of Layer to array
+        What reached each layer that has weights or curvature: its input on the way up, the derivative in its output on
+        the way down. These are the factors of the weight gradients.
+    constant : float
+        The constant input 1 of all biases as this pass carries it: 1 on the first pass, 0 on all others.
+    """
+
+    output: Array | None = None
+    factors: dict[Layer, Array] = field(default_factory=dict)
+    constant: float = 0.0
+
+
+@dataclass(eq=False)
+class FirstPass(Trace):
+    """The trace of a first pass, with the records that the other passes over the batch read."""
+
+    root: Layer = field(default_factory=Layer)
+    records: dict[Layer, Record] = field(default_factory=dict)
+
+
+def first_pass(root: Layer, x: Array, *, training: bool = False, draw: int | None = None) -> FirstPass:
+    """Take the batch `x` forward through `root` and record what the other passes need.
+
+    Parameters
+    ----------
+    root : Layer
+        A built layer; any container.
+    x : array, (N, ...)
+    training : bool
+        Whether dropout drops and batch normalisation uses the batch's statistics.
+    draw : int, optional
+        What determines all randomness of the batch: the same draw gives the same dropout masks.
+
+    Raises
+    ------
+    ValueError
+        If the shape of `x` is not the one the layer was built for.
+    """
+    check_shape("x", x, root.input_shape)
+    first = FirstPass(root=root, constant=1.0)
+
+    def walk(layer: Layer, x: Array) -> Array:
+        if isinstance(layer, Container):
+            return layer.forward(x, walk)
+        if layer.trainable:
+            first.factors[layer] = x
+        record = first.records[layer] = Record(training, True, bits_of(draw, layer))
+        return layer.forward(x, record)
+
+    first.output = walk(root, x)
+    return first
+
+
+def inference(root: Layer, x: Array) -> Array:
+    """Return ``f(x)`` in inference mode, keeping nothing."""
+    check_shape("x", x, root.input_shape)
+
+    def walk(layer: Layer, x: Array) -> Array:
+        return layer.forward(x, walk if isinstance(layer, Container) else Record(False, False))
+
+    return walk(root, x)
+
+
+def second_pass(first: FirstPass, b: Array, *, to_input: bool = True) -> Trace:
+    """Take the derivative `b` in the output backward: ``b_{i-1} = J_i^T b_i``.
+
+    Parameters
+    ----------
+    first : FirstPass
+    b : array
+        Shape of the output.
+    to_input : bool
+        False to stop at the first layer with weights: the derivative in the input is then not computed.
+    """
+    return _down(first, b, (), to_input)
+
+
+def third_pass(first: FirstPass, t: Array, *, to_output: bool = True) -> Trace:
+    """Take the tangent `t` in the input up through the linearised network: ``t_i = J_i t_{i-1}``, without biases.
+
+    Parameters
+    ----------
+    first : FirstPass
+    t : array
+        Shape of the input.
+    to_output : bool
+        False to stop at the last layer with weights: the tangent of the output is then not computed.
+
+    Notes
+    -----
+    Papers 001/002, Algorithm 1, step 2.
+    """
+    check_shape("t", t, first.root.input_shape)
+    trace = Trace()
+    exits = frozenset() if to_output else first.root.exit()
+
+    def walk(layer: Layer, t: Array | None) -> Array | None:
+        if t is None:
+            return None
+        if isinstance(layer, Container):
+            return layer.third_pass(t, walk)  # type: ignore[arg-type]
+        if layer.trainable or layer.curved:
+            trace.factors[layer] = t
+        return None if layer in exits else layer.third_pass(t, first.records[layer])
+
+    trace.output = walk(first.root, t)
+    return trace
+
+
+def fourth_pass(
+    first: FirstPass, s: Array | None, pairs: Iterable[tuple[Trace, Trace]], *, to_input: bool = False
+) -> Trace:
+    """Take `s` down, adding the curvature of each layer: ``s_{i-1} = J_i^T s_i + sum k_i(t_{i-1}, b_i)``.
+
+    Parameters
+    ----------
+    first : FirstPass
+    s : array or None
+        What starts at the output; None for zero.
+    pairs : iterable of (Trace, Trace)
+        Traces ``(t, b)`` of a third and a second pass; the curvature of every pair is added.
+    to_input : bool
+        Whether the result at the input is wanted.
+    """
+    return _down(first, s, tuple(pairs), to_input)
+
+
+def _down(first: FirstPass, b: Array | None, pairs: tuple[tuple[Trace, Trace], ...], to_input: bool) -> Trace:
+    if b is not None:
+        check_shape("b", b, first.root.output_shape)
+    trace = Trace()
+    entries = frozenset() if to_input else first.root.entry()
+
+    def walk(layer: Layer, b: Array | None) -> Array | None:
+        if isinstance(layer, Container):
+            return layer.backward(b, walk)  # type: ignore[arg-type]
+        if b is not None and (layer.trainable or layer.curved):
+            trace.factors[layer] = b
+        if layer in entries:
+            return None
+        below = None if b is None else layer.backward(b, first.records[layer])
+        if layer.curved:
+            for t, b_out in pairs:
+                if layer in t.factors and layer in b_out.factors:
+                    k = layer.curvature(t.factors[layer], b_out.factors[layer], first.records[layer])
+                    below = added(below, k)
+        return below
+
+    trace.output = walk(first.root, b)
+    return trace
+
+
+def check_shape(name: str, x: Array, shape: tuple[int, ...] | None) -> None:
+    """Raise ValueError unless `x` holds one or more samples of `shape`."""
+    if shape is None:
+        raise ValueError("the layer has not been built: put it into a Network, or call its attach method")
+    if x.ndim != len(shape) + 1 or x.shape[1:] != tuple(shape) or len(x) == 0:
+        raise ValueError(f"{name} has the shape {x.shape}; it must be (N, {', '.join(map(str, shape))}) with N at least 1")
+
+
+def bits_of(draw: int | None, layer: Layer):
+    """Return the generator of random bits of `layer` in the batch `draw`, or None without a draw.
+
+    Counter-based (Philox, Salmon et al. 2011): the bits depend on the draw and the layer's place alone, so they are the
+    same however often and on whatever device they are made.
+    """
+    if draw is None:
+        return None
+
+    def bits(count: int) -> np.ndarray:
+        raw = np.random.Philox(key=np.array([draw, layer.index], np.uint64)).random_raw((count + 1) // 2)
+        return raw.view(np.uint32)[:count]
+
+    return bits
