@@ -1,0 +1,92 @@
+"""Arrays kept on disk: made once, block by block, and memory-mapped from then on."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnet.data.dataset import blocks
+
+# Part of every file's name: raised when the meaning of what is stored changes.
+_VERSION = 1
+
+
+def cached_array(folder: str | os.PathLike, kind: str, source: np.ndarray, options: dict[str, Any],
+                 shape: tuple[int, ...], dtype: np.dtype, made: Iterable[np.ndarray]) -> np.ndarray:
+    """Return a read-only memory-mapped array that depends on `source` and `options` alone, making it if need be.
+
+    Parameters
+    ----------
+    folder : path
+        Where the file is kept; made if it is not there.
+    kind : str
+        Beginning of the file's name, and part of its address.
+    source : array (N, ...)
+        What it is made from. Its bytes, type and shape go into the address.
+    options : dict
+        How it is made, as JSON can hold it; part of the address.
+    shape, dtype
+        Of the result.
+    made : iterable of arrays
+        The result in blocks along the first axis; consumed only if there is no file yet.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written. It is written whole or not at all.
+    """
+    folder = Path(folder)
+    path = folder / f"{kind}-{_address(kind, source, options)}.npy"
+    found = _open(path, shape, dtype)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{kind}-", suffix=".partial", dir=folder)
+    try:
+        # Plain writing, not a writable memory map: a disk that fills up is then an OSError and not a bus error.
+        with os.fdopen(handle, "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape})
+            written = 0
+            for block in made:
+                file.write(np.ascontiguousarray(block, dtype).data)
+                written += len(block)
+            if written != shape[0]:
+                raise ValueError(f"{kind}: {written} of {shape[0]} entries were made")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose "
+                                       "another cache folder") from error
+        raise
+    result = _open(path, shape, dtype)
+    if result is None:
+        raise OSError(f"{path} cannot be read back; choose another cache folder")
+    return result
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    """Return the array stored in `path`, or None if there is no file or it does not hold such an array."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == dtype else None
+
+
+def _address(kind: str, source: np.ndarray, options: dict[str, Any]) -> str:
+    """Return a name made of the content: 32 hexadecimal digits of SHA-256."""
+    header = json.dumps([_VERSION, kind, list(source.shape), source.dtype.str, options], sort_keys=True)
+    digest = hashlib.sha256(header.encode())
+    for block in blocks(source):
+        digest.update(np.ascontiguousarray(source[block]).data)
+    return digest.hexdigest()[:32]
