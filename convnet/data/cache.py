@@ -4,7 +4,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from convnet.data.dataset import blocks
+from convnet.files import write_atomically
 
 # Part of every file's name: raised when the meaning of what is stored changes.
 _VERSION = 1
@@ -41,33 +41,27 @@ def cached_array(folder: str | os.PathLike, kind: str, source: np.ndarray, optio
     OSError
         If the file cannot be written. It is written whole or not at all.
     """
-    folder = Path(folder)
-    path = folder / f"{kind}-{_address(kind, source, options)}.npy"
+    path = Path(folder) / f"{kind}-{_address(kind, source, options)}.npy"
     found = _open(path, shape, dtype)
     if found is not None:
         return found
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{kind}-", suffix=".partial", dir=folder)
-    try:
+
+    def write(file):
         # Plain writing, not a writable memory map: a disk that fills up is then an OSError and not a bus error.
-        with os.fdopen(handle, "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape})
-            written = 0
-            for block in made:
-                file.write(np.ascontiguousarray(block, dtype).data)
-                written += len(block)
-            if written != shape[0]:
-                raise ValueError(f"{kind}: {written} of {shape[0]} entries were made")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException as error:
-        Path(partial).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose "
-                                       "another cache folder") from error
-        raise
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape})
+        written = 0
+        for block in made:
+            file.write(np.ascontiguousarray(block, dtype).data)
+            written += len(block)
+        if written != shape[0]:
+            raise ValueError(f"{kind}: {written} of {shape[0]} entries were made")
+
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; free some space or choose another "
+                                   "cache folder") from error
     result = _open(path, shape, dtype)
     if result is None:
         raise OSError(f"{path} cannot be read back; choose another cache folder")

@@ -1,7 +1,6 @@
 """Data sets by name: where each is looked for, and how it is read."""
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from convnet.data.dataset import Dataset
 from convnet.data.digits import load_digits
 from convnet.data.idx import holds_idx, load_idx
+from convnet.names import lookup
 
 ROOT_VARIABLE = "CONVNET_DATA"
 
@@ -45,11 +45,7 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 def check_name(name: str) -> None:
     """Raise ValueError, with the nearest known name, if `name` is not a known data set."""
-    known = known_names()
-    if name not in known:
-        near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown data set {name!r}; {hint}known are {', '.join(known)}")
+    lookup("data set", name, dict.fromkeys(known_names()))
 
 
 def load(name: str, root: str | os.PathLike | None = None) -> Dataset:

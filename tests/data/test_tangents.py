@@ -6,7 +6,6 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 
 import convnet.data
-from convnet.data import cache
 from convnet.data.affine import affine_matrices
 from convnet.data.tangents import TRANSFORMATIONS, cached_tangent_vectors, tangent_vectors, training_tangents
 
@@ -160,7 +159,7 @@ def test_damaged_cache_file_is_made_again(tmp_path):
 def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=r"cannot write .*No space left on device; free some space") as caught:
         cached_tangent_vectors(IMAGES, tmp_path)
     assert caught.value.errno == errno.ENOSPC
