@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from convnet import kernels
 from convnet.batch import Batch, targets
 from convnet.layers.base import Layer, real_number
 from convnet.losses import Loss
 from convnet.passes.objective import Objective
 from convnet.passes.products import Term, weight_gradients
-from convnet.passes.walk import FirstPass, Trace, first_pass, second_pass
+from convnet.passes.walk import FirstPass, Trace, first_pass, fourth_pass, second_pass, third_pass
 
 if TYPE_CHECKING:
     from convnet.network import Network
@@ -77,13 +79,19 @@ class Run:
         self.net, self.loss, self.batch, self.training = net, loss, batch, training
         self.x = net.asarray(batch.images)
         self.labels = targets(batch.labels, net.body.output_shape[0], net.dtype, net.xp)
-        # One draw for all first passes of the batch: every pass sees the same masks.
-        self.draw = int(net.generator.integers(2**63)) if training else None
+        # One draw for all that is random about the batch: every pass sees the same masks.
+        self.draw = int(net.generator.integers(2**63))
 
     def first(self, x: Array) -> tuple[FirstPass, Objective]:
         """Run a first pass on `x` and return it with the loss of what came out."""
         y = first_pass(self.net.body, x, training=self.training, draw=self.draw)
         return y, Objective(self.net.head, self.loss, y.output, self.labels)
+
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """Return standard normal numbers, determined by the batch's draw and independent of the layers' masks."""
+        key = np.array([self.draw, 2**64 - 1], np.uint64)
+        values = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, self.net.dtype.type)
+        return self.net.xp.asarray(values)
 
     def step(
         self, objective: Objective, first: FirstPass, terms: list[Term], *,
@@ -165,8 +173,10 @@ class Penalty(Algorithm):
     shares the first and second pass.
     """
 
-    # Whether R is made of dL/dx, so that the second pass has to reach the input.
+    # Whether R needs dL/dx, so that the second pass has to reach the input.
     needs_input_gradient: ClassVar[bool] = False
+    # Whether R is a function of dL/dx alone, given by a `seed` method.
+    seeded: ClassVar[bool] = False
 
     @property
     def coefficient(self) -> float:
@@ -193,18 +203,68 @@ class Penalty(Algorithm):
         """
         raise TypeError(f"{type(self).__name__} defines no penalise method")
 
+    def contributions(
+        self, run: Run, objective: Objective, y: FirstPass, dy: Trace
+    ) -> list[tuple[float, Array, list[tuple[Trace, Trace]]]]:
+        """Return (coefficient, penalty, products) of each penalty."""
+        return [(self.coefficient, *self.penalise(run, objective, y, dy))]
+
     def schedule(self, run: Run) -> Step:
         """First and second pass, the penalty's passes, all products at the end."""
         y, objective = run.first(run.x)
         dy = second_pass(y, objective.gradient, to_input=self.needs_input_gradient)
-        penalty, products = self.penalise(run, objective, y, dy)
-        terms: list[Term] = [(y, dy, 1.0), *((up, down, self.coefficient) for up, down in products)]
-        return run.step(objective, y, terms, penalty=penalty, coefficient=self.coefficient, input_gradient=dy.output)
+        terms: list[Term] = [(y, dy, 1.0)]
+        weighted: list[tuple[float, Array]] = []
+        for coefficient, penalty, products in self.contributions(run, objective, y, dy):
+            terms += [(up, down, coefficient) for up, down in products]
+            weighted.append((coefficient, penalty))
+        if len(weighted) == 1:
+            ((coefficient, penalty),) = weighted
+        else:
+            coefficient, penalty = 1.0, sum(c * p for c, p in weighted)
+        return run.step(objective, y, terms, penalty=penalty, coefficient=coefficient, input_gradient=dy.output)
 
     def __add__(self, other: Penalty) -> Penalty:
         from convnet.passes.sums import SumOfPenalties
 
         return SumOfPenalties.of(self, other)
+
+
+class InputGradientPenalty(Penalty):
+    """A penalty ``R(dy_0)`` on the loss's gradient in the input.
+
+    One third pass ``t`` from ``t_0 = dR/d(dy_0)`` gives its weight gradient: ``G(t, dy)`` in the published form, which holds the
+    output error ``dy_K`` constant. The exact form adds the fourth pass ``s`` from ``s_K = H_L(z) t_K``, with curvature
+    ``k(t, dy)``, and the product ``G(y, s)``.
+    """
+
+    seeded = True
+    exact: bool
+
+    @property
+    def needs_input_gradient(self) -> bool:  # type: ignore[override]
+        """Exactly where the penalty is seeded."""
+        return self.seeded
+
+    def seed(self, run: Run, dy_0: Array) -> tuple[Array, Array]:
+        """Return ``R`` of each sample, (N,), and ``t_0 = dR/d(dy_0)``."""
+        raise TypeError(f"{type(self).__name__} defines no seed")
+
+    def penalise(self, run: Run, objective: Objective, y: FirstPass, dy: Trace) -> tuple[Array, list[tuple[Trace, Trace]]]:
+        """Pass 3; for the exact gradient pass 4."""
+        penalty, t_0 = self.seed(run, dy.output)
+        return penalty, input_gradient_products(objective, y, dy, t_0, self.exact)
+
+
+def input_gradient_products(
+    objective: Objective, y: FirstPass, dy: Trace, t_0: Array, exact: bool
+) -> list[tuple[Trace, Trace]]:
+    """Return the pairs whose products make up ``dR/dw`` for a penalty on ``dy_0`` with ``t_0 = dR/d(dy_0)``."""
+    t = third_pass(y, t_0, to_output=exact)
+    if not exact:
+        return [(t, dy)]
+    s = fourth_pass(y, objective.hessian_product(t.output), [(t, dy)])
+    return [(t, dy), (y, s)]
 
 
 def norm_penalty(v: Array, r: int) -> tuple[Array, Array]:

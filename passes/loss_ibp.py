@@ -15,15 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from convnet.passes.algorithm import Penalty, Run, checked_coefficient, checked_norm, norm_penalty
-from convnet.passes.objective import Objective
-from convnet.passes.walk import FirstPass, Trace, fourth_pass, third_pass
+from convnet.passes.algorithm import InputGradientPenalty, Run, checked_coefficient, checked_norm, norm_penalty
 
 Array = Any
 
 
 @dataclass(frozen=True)
-class LossIBP(Penalty):
+class LossIBP(InputGradientPenalty):
     """Loss invariant backpropagation.
 
     Parameters
@@ -44,8 +42,6 @@ class LossIBP(Penalty):
     norm: int = 1
     exact: bool = False
 
-    needs_input_gradient = True
-
     def __post_init__(self) -> None:
         checked_coefficient("beta", self.beta)
         checked_norm(self.norm)
@@ -55,21 +51,36 @@ class LossIBP(Penalty):
         """``β``."""
         return self.beta
 
-    def penalise(self, run: Run, objective: Objective, y: FirstPass, dy: Trace) -> tuple[Array, list[tuple[Trace, Trace]]]:
-        """Pass 3; for the exact gradient pass 4."""
-        penalty, t_0 = norm_penalty(dy.output, self.norm)
-        return penalty, input_gradient_products(objective, y, dy, t_0, self.exact)
+    def seed(self, run: Run, dy_0: Array) -> tuple[Array, Array]:
+        """Return ``(1/r) ‖dy_0‖_r^r`` and its derivative."""
+        return norm_penalty(dy_0, self.norm)
 
 
-def input_gradient_products(
-    objective: Objective, y: FirstPass, dy: Trace, t_0: Array, exact: bool
-) -> list[tuple[Trace, Trace]]:
-    """Return the products that make up ``d/dw R(dy_0)``, given ``t_0 = dR/d(dy_0)``.
+@dataclass(frozen=True)
+class DoubleBackprop(InputGradientPenalty):
+    """Double backpropagation: penalty ``‖dL/dx‖²`` with its exact gradient (paper 003, Eq. 49; Drucker and LeCun 1992).
 
-    Shared by all penalties on ``dy_0``: Loss IBP, Fast Tangent BP, double backpropagation.
+    The same as exact Loss IBP with ``r = 2`` and ``β = 2 · strength``.
+
+    Parameters
+    ----------
+    strength : float
+        Weight ``λ`` of the penalty.
     """
-    t = third_pass(y, t_0, to_output=exact)
-    if not exact:
-        return [(t, dy)]
-    s = fourth_pass(y, objective.hessian_product(t.output), [(t, dy)])
-    return [(t, dy), (y, s)]
+
+    strength: float
+
+    exact = True
+
+    def __post_init__(self) -> None:
+        checked_coefficient("strength", self.strength)
+
+    @property
+    def coefficient(self) -> float:
+        """``λ``."""
+        return self.strength
+
+    def seed(self, run: Run, dy_0: Array) -> tuple[Array, Array]:
+        """Return ``‖dy_0‖²`` and its derivative ``2 dy_0``."""
+        half, t_0 = norm_penalty(dy_0, 2)
+        return 2 * half, 2 * t_0
