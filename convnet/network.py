@@ -11,8 +11,9 @@ import numpy as np
 
 from convnet import kernels
 from convnet.devices import array_library
-from convnet.layers.base import Builder, Layer, Record, join
+from convnet.layers.base import Builder, Layer, Record, join, real_number
 from convnet.layers.containers import Sequential, checked_layers
+from convnet.names import lookup
 from convnet.passes.walk import check_shape, inference
 
 Array = Any
@@ -34,6 +35,10 @@ class Network:
         Where arrays live. "auto" takes the GPU where one is usable and says so where not.
     initialization : {"he", "glorot", "authors"}
         Rule for the initial weights, see `convnet.layers.Builder`.
+    frozen : sequence of str
+        Paths of layers that stay as they are, see `freeze`.
+    coefficients : mapping of str to mapping, optional
+        By path, the arguments of `set_coefficients`.
 
     Attributes
     ----------
@@ -56,7 +61,8 @@ class Network:
 
     def __init__(
         self, layers: Sequence[Layer], input_shape: Sequence[int], seed: int = 0, dtype: Any = "float32",
-        device: str = "cpu", initialization: str = "he",
+        device: str = "cpu", initialization: str = "he", frozen: Sequence[str] = (),
+        coefficients: Mapping[str, Mapping[str, float]] | None = None,
     ):
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
@@ -82,6 +88,10 @@ class Network:
         for index, (path, layer) in enumerate(self.root.leaves()):
             self.paths[layer], layer.index = path, index
         self._adopt_parameters()
+        self.apply_constraints()
+        self.freeze(*frozen)
+        for path, values in (coefficients or {}).items():
+            self.set_coefficients(path, **values)
 
     def _adopt_parameters(self) -> None:
         """Move all parameters into one vector, and all arrays to the device."""
@@ -123,6 +133,59 @@ class Network:
                 if name in layer.decayed:
                     parts[join(path, name)].view(self.dtype)[...] = 1
         return mask
+
+    def apply_constraints(self) -> None:
+        """Make the parameters meet their layers' constraints; to be called after every step. Frozen layers stay."""
+        for layer in self.paths:
+            if layer.trainable:
+                layer.constrain()
+
+    def layers_at(self, path: str) -> list[Layer]:
+        """Return the layers that compute at `path` and, for a container, inside it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such path.
+        """
+        found = [layer for layer, own in self.paths.items() if own == path or own.startswith(f"{path}.")]
+        return found or [lookup("layer path", path, {own: layer for layer, own in self.paths.items()})]
+
+    def freeze(self, *paths: str) -> None:
+        """Leave the layers at `paths` ("0", "12.body") as they are: no pass computes anything for their parameters.
+
+        Weight decay, momentum and constraints do not move them either, and a frozen batch normalisation uses its
+        running statistics and keeps them.
+        """
+        self._set_frozen(paths, True)
+
+    def unfreeze(self, *paths: str) -> None:
+        """Let the layers at `paths` be trained again."""
+        self._set_frozen(paths, False)
+
+    def _set_frozen(self, paths: Sequence[str], frozen: bool) -> None:
+        for layer in [layer for path in paths for layer in self.layers_at(path)]:
+            layer.frozen = frozen
+
+    def set_coefficients(self, path: str, learning_rate: float = 1.0, bias: float = 1.0) -> None:
+        """Multiply the learning rate of the layers at `path` by `learning_rate`, that of their biases by `bias` too."""
+        learning_rate = real_number("learning_rate", learning_rate, 0.0)
+        bias = real_number("bias", bias, 0.0)
+        for layer in self.layers_at(path):
+            layer.learning_rate_coefficient, layer.bias_coefficient = learning_rate, bias
+
+    @property
+    def rate_vector(self) -> Array | None:
+        """What the step of each parameter is to be multiplied by, in the layout of `vector`; None where all are 1.
+
+        0 for frozen layers, else the layer's learning-rate coefficient, for a bias times its bias coefficient.
+        """
+        rates, parts = self.gradient_buffer()
+        for layer, path in self.paths.items():
+            for name in layer.parameters:
+                rate = layer.learning_rate_coefficient * (layer.bias_coefficient if name == "bias" else 1)
+                parts[join(path, name)].view(self.dtype)[...] = 0 if layer.frozen else rate
+        return None if (rates == 1).all() else rates
 
     @property
     def state(self) -> dict[str, Array]:
@@ -208,6 +271,12 @@ class Network:
         return {
             "layers": layers_to_config(self.root.layers), "input_shape": list(self.input_shape), "seed": self.seed,
             "dtype": self.dtype.name, "device": self.device, "initialization": self.initialization,
+            "frozen": list(dict.fromkeys(path for layer, path in self.paths.items() if layer.frozen)),
+            "coefficients": {
+                path: {"learning_rate": layer.learning_rate_coefficient, "bias": layer.bias_coefficient}
+                for layer, path in self.paths.items()
+                if layer.learning_rate_coefficient != 1 or layer.bias_coefficient != 1
+            },
         }
 
     @classmethod

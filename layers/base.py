@@ -81,6 +81,11 @@ class Builder:
             values = self.rng.uniform(-0.5, 0.5, shape) * np.sqrt(2 / fan_in)
         return values.astype(self.dtype)
 
+    def complex_weight(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        """Return a complex weight array: ``E|w|²`` is the rule's variance, shared evenly by real and imaginary part."""
+        real, imaginary = self.weight(shape, fan_in, fan_out), self.weight(shape, fan_in, fan_out)
+        return (real + 1j * imaginary) * self.dtype.type(np.sqrt(0.5))
+
     def constant(self, shape: Shape, value: float) -> np.ndarray:
         """Return an array of one value."""
         return np.full(shape, value, self.dtype)
@@ -105,7 +110,12 @@ class Layer:
     parameters : mapping of str to array
         The trainable arrays, by name. Empty until the layer is built.
     state : mapping of str to array
-        Arrays that are saved with the layer but not trained (running statistics).
+        Arrays that are saved with the layer but not trained (running statistics, fixed targets).
+    frozen : bool
+        Whether the layer is left as it is: no pass computes anything for its parameters. Set by `Network.freeze`.
+    learning_rate_coefficient, bias_coefficient : float
+        What the learning rate is multiplied by for all parameters, and once more for the bias. Set by
+        `Network.set_coefficients`.
     decayed : tuple of str
         Names of the parameters to which weight decay applies.
     """
@@ -122,6 +132,9 @@ class Layer:
     input_shape: Shape | None = None
     output_shape: Shape
     index: int = -1
+    frozen: bool = False
+    learning_rate_coefficient: float = 1.0
+    bias_coefficient: float = 1.0
 
     # --- construction -------------------------------------------------------------------------------------------------
 
@@ -185,6 +198,18 @@ class Layer:
         """
         return {}
 
+    # --- between the batches ------------------------------------------------------------------------------------------
+
+    def constrain(self) -> None:
+        """Change the parameters in place so that they meet the layer's constraint; by default there is none.
+
+        Called when the network is made and after every step; twice in a row does what once does.
+        """
+
+    def updated_state(self, record: Record) -> dict[str, Array]:
+        """Return what has changed of `state` after the batch of `record`; by default nothing does."""
+        return {}
+
     # --- structure ----------------------------------------------------------------------------------------------------
 
     def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
@@ -202,7 +227,7 @@ class Layer:
     @property
     def trainable(self) -> bool:
         """Whether the layer has parameters that a step changes."""
-        return bool(self.parameters)
+        return bool(self.parameters) and not self.frozen
 
 
 class Container(Layer):

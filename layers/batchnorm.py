@@ -8,7 +8,8 @@ over the same ``m`` values,
 ``q(t, b) = sum(b J t) σ = m (mean(b t) - mean(b) mean(t) - mean(b x̂) mean(t x̂))``,
 ``k(t, b) = -x̂ q(t, b) / (m σ²) - (mean(t x̂) J b + mean(b x̂) J t) / σ``.
 
-At inference ``μ`` and ``σ`` are the running statistics: a fixed scale and offset, without curvature.
+At inference ``μ`` and ``σ`` are the running statistics: a fixed scale and offset, without curvature. A frozen layer
+works as at inference, and its statistics stay.
 """
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class Normalize(Layer):
             In training mode, if a channel has a single value: its variance says nothing.
         """
         xp = kernels.array_module(x)
-        if not record.training:
+        if not record.training or self.frozen:
             record.scale = 1 / xp.sqrt(self.state["running_variance"] + self.epsilon)
             record.normalized = None
             return (x - self.state["running_mean"]) * record.scale
@@ -83,6 +84,8 @@ class Normalize(Layer):
 
     def updated_state(self, record: Record) -> dict[str, Array]:
         """Return the running statistics after a batch: ``momentum · old + (1 - momentum) · batch`` (paper 003, Eq. 24-25)."""
+        if self.frozen:
+            return {}
         return {
             name: self.momentum * old + (1 - self.momentum) * record.statistics[name] for name, old in self.state.items()
         }
