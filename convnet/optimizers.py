@@ -2,7 +2,7 @@
 
 All of them work in place on the flat vectors ``net.vector`` and ``step.flat_gradient``, with buffers made once. In the
 formulas ``w`` is the parameters, ``g`` the gradient plus ``weight_decay · w + l1 · sign(w)`` (on ``net.decay_mask``
-only), ``α`` the learning rate of the moment, and all operations are by element.
+only), ``α`` the learning rate of the moment times ``net.rate_vector``, and all operations are by element.
 
 >>> optimizer = SGD(0.1, momentum=0.9, dampening=0.9)
 >>> optimizer.update(net, algorithm.gradients(net, loss, batch))     # doctest: +SKIP
@@ -30,7 +30,7 @@ __all__ = ["NAMES", "SGD", "AdaGrad", "Adam", "Optimizer", "RMSProp"]
 class Optimizer:
     """Base class of the optimisers: the weights' own penalties, buffers, state.
 
-    A subclass is a dataclass of its options, names its `buffers` and defines `move`.
+    A subclass is a dataclass of its options, names its `buffers` and defines `change`.
 
     Parameters
     ----------
@@ -58,12 +58,13 @@ class Optimizer:
     # --- use ----------------------------------------------------------------------------------------------------------
 
     def start(self, net: Network) -> None:
-        """Forget what was before and make the buffers for `net`."""
+        """Forget what was before and make the buffers for `net`, with the layers frozen that are so now."""
         self._vector = net.vector
         xp = kernels.array_module(net.vector)
         self.steps = 0
         self._state = {name: xp.zeros_like(net.vector) for name in self.buffers}
         self._mask = net.decay_mask if self.weight_decay or self.l1 else None
+        self._rates = net.rate_vector
         # For penalised gradients, and two for whatever the method needs.
         self._free = [xp.empty_like(net.vector) for _ in range(3)]
 
@@ -84,11 +85,13 @@ class Optimizer:
         rate = self.learning_rate if learning_rate is None else learning_rate
         xp = kernels.array_module(net.vector)
         self.steps += 1
-        w, g = net.vector, step.flat_gradient
-        total, *free = self._free
+        g, (total, *free) = step.flat_gradient, self._free
         if self._mask is not None:
-            g = self._penalised(w, g, self._mask, total, free[0], xp)
-        self.move(w, g, rate, list(self._state.values()), free, xp)
+            g = self._penalised(net.vector, g, self._mask, total, free[0], xp)
+        change = self.change(g, rate, list(self._state.values()), free, xp)
+        if self._rates is not None:
+            change *= self._rates
+        net.vector += change
 
     def _penalised(self, w: Array, g: Array, mask: Array, total: Array, free: Array, xp: Any) -> Array:
         """Return ``g + weight_decay · w + l1 · sign(w)`` in `total`, the penalties where `mask` is 1."""
@@ -101,21 +104,22 @@ class Optimizer:
         total += g
         return total
 
-    def move(self, w: Array, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> None:
-        """Change the parameters `w` and the `state` in place, with `free` for intermediate results.
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+        """Return what is to be added to the parameters, in one of `free`, and bring `state` up to date.
 
         Parameters
         ----------
-        w, g : array (n,)
-            Parameters, to be changed, and gradient, not to be changed.
+        g : array (n,)
+            Gradient, not to be changed.
         rate : float
         state : sequence of array (n,)
-            The `buffers`, to be changed.
+            The `buffers`, to be changed in place.
         free : two arrays (n,)
+            For intermediate and final results.
         xp : module
             The array module of them all.
         """
-        raise TypeError(f"{type(self).__name__} defines no move method")
+        raise TypeError(f"{type(self).__name__} defines no change method")
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -196,22 +200,19 @@ class SGD(Optimizer):
         """The velocity, where there is a momentum."""
         return ("velocity",) if self.momentum else ()
 
-    def move(self, w: Array, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> None:
-        """``u ← m u + g``, ``w ← w - α (1 - d) u``."""
-        change = free[0]
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+        """``u ← m u + g``; return ``-α (1 - d) u``."""
         if not state:
-            xp.multiply(g, -rate, out=change)
-        else:
-            u = state[0]
-            u *= self.momentum
-            u += g
-            if self.nesterov:
-                xp.multiply(u, self.momentum, out=change)
-                change += g
-                change *= -rate
-            else:
-                xp.multiply(u, -rate * (1 - self.dampening), out=change)
-        w += change
+            return xp.multiply(g, -rate, out=free[0])
+        u, change = state[0], free[0]
+        u *= self.momentum
+        u += g
+        if not self.nesterov:
+            return xp.multiply(u, -rate * (1 - self.dampening), out=change)
+        xp.multiply(u, self.momentum, out=change)
+        change += g
+        change *= -rate
+        return change
 
 
 class _Adaptive(Optimizer):
@@ -262,14 +263,14 @@ class AdaGrad(_Adaptive):
 
     buffers = ("square",)
 
-    def move(self, w: Array, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> None:
-        """``Σ ← Σ + g²``, ``w ← w - α g / (sqrt(Σ) + ε)``."""
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+        """``Σ ← Σ + g²``; return ``-α g / (sqrt(Σ) + ε)``."""
         (square,), change = state, free[0]
         xp.multiply(g, g, out=change)
         square += change
         xp.divide(g, self.root(square, change, xp), out=change)
         change *= -rate
-        w += change
+        return change
 
 
 @dataclass(eq=False)
@@ -307,13 +308,13 @@ class RMSProp(_Adaptive):
         super().__post_init__()
         real_number("decay", self.decay, 0.0, 1.0)
 
-    def move(self, w: Array, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> None:
-        """``Σ ← ρ Σ + (1 - ρ) g²``, ``w ← w - α g / (sqrt(Σ) + ε)``."""
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+        """``Σ ← ρ Σ + (1 - ρ) g²``; return ``-α g / (sqrt(Σ) + ε)``."""
         (square,), change = state, free[0]
         moving_square(square, g, self.decay, change, xp)
         xp.divide(g, self.root(square, change, xp), out=change)
         change *= -rate
-        w += change
+        return change
 
 
 @dataclass(eq=False)
@@ -356,8 +357,8 @@ class Adam(_Adaptive):
         real_number("beta1", self.beta1, 0.0, 1.0)
         real_number("beta2", self.beta2, 0.0, 1.0)
 
-    def move(self, w: Array, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> None:
-        """Update both moments, then ``w ← w - α m̂ / (sqrt(v̂) + ε)``."""
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+        """Bring both moments up to date; return ``-α m̂ / (sqrt(v̂) + ε)``."""
         (mean, square), (change, divisor) = state, free
         xp.multiply(g, 1 - self.beta1, out=change)
         mean *= self.beta1
@@ -367,7 +368,7 @@ class Adam(_Adaptive):
         self.root(divisor, divisor, xp)
         xp.multiply(mean, -rate / (1 - self.beta1**self.steps), out=change)
         change /= divisor
-        w += change
+        return change
 
 
 def moving_square(square: Array, g: Array, decay: float, free: Array, xp: Any) -> None:

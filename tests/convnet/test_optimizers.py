@@ -112,6 +112,24 @@ def test_learning_rate_of_the_moment_replaces_the_base_rate():
     np.testing.assert_allclose(trajectory(SGD(99.0), net, grads, rates), expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("case", ["sgd-both", "adam"])
+def test_frozen_layers_stay_and_coefficients_multiply_the_change(case):
+    optimizer, loop, options = CASES[case]
+    net = small_net()
+    net.freeze("0")
+    net.set_coefficients("3", learning_rate=0.5, bias=0.1)
+    start, grads = net.vector.copy(), gradients(net, 1)
+    factors = {"0.weight": 0, "0.bias": 0, "3.weight": 0.5, "3.bias": 0.05}
+    factor = np.ones_like(start)
+    for name, view in net.views(factor).items():
+        view[...] = factors.get(name, 1)
+    full = np.asarray([loop(w, [grads[0][i]], net.decay_mask[i], **options) for i, w in enumerate(start)])
+    optimizer.start(net)
+    moved = trajectory(optimizer, net, grads)
+    np.testing.assert_allclose(moved - start, factor * (full - start), rtol=1e-10, atol=1e-14)
+    np.testing.assert_array_equal(moved[factor == 0], start[factor == 0])
+
+
 TORCH = {
     "SGD": (SGD(0.1), {"lr": 0.1}),
     "SGD-momentum": (SGD(0.1, momentum=0.9, weight_decay=0.2), {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2}),
