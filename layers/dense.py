@@ -61,5 +61,5 @@ class Dense(Layer):
         """Return ``a^T b`` and, for the bias, `constant` times the sum of `b`."""
         gradients = {"weight": kernels.of(b).product(a.T, b)}
         if self.bias and constant:
-            gradients["bias"] = constant * b.sum(axis=0)
+            gradients["bias"] = constant * kernels.of(b).row_sum(b)
         return gradients

@@ -129,6 +129,10 @@ class ReferenceKernels:
             total += coefficient * a
         return total
 
+    def row_sum(self, b: Array) -> Array:
+        """Return the sum of `b` over all but its last axis."""
+        return b.sum(axis=tuple(range(b.ndim - 1)))
+
 
 def window_counts(image: Sequence[int], size: Pair, stride: Pair) -> Pair:
     """Return how many windows fit into an image, down and across."""

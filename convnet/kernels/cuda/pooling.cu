@@ -1,0 +1,121 @@
+// Maximum and mean over windows, one thread for each element of the result. The position of a maximum is its number in the
+// window, row by row; `position` is an unsigned type that can hold it.
+
+struct Place { int n, row, column, channel; };
+
+__device__ __forceinline__ Place place(int i, int rows, int columns, int channels)
+{
+    Place a;
+    a.channel = i % channels; i /= channels;
+    a.column = i % columns; i /= columns;
+    a.row = i % rows;
+    a.n = i / rows;
+    return a;
+}
+
+template <class position>
+__device__ __forceinline__ void maximum(const real* x, real* y, position* positions, const Windows& g, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    Place a = place(i, g.p, g.q, g.c);
+    const real* corner = x + ((a.n * g.h + a.row * g.sh) * g.w + a.column * g.sw) * g.c + a.channel;
+    real best = corner[0];
+    int where = 0;
+    for (int k = 0; k < g.kh; k++)
+        for (int l = 0; l < g.kw; l++) {
+            real cell = corner[(k * g.w + l) * g.c];
+            // The first of equal values wins; a NaN wins over all numbers and stays, so that it is seen.
+            if (cell > best || (cell != cell && best == best)) {
+                best = cell;
+                where = k * g.kw + l;
+            }
+        }
+    y[i] = best;
+    if (positions) positions[i] = where;
+}
+
+// A cell gathers from the windows that cover it and whose maximum it is, in the order of `col2im`.
+template <class position>
+__device__ __forceinline__ void scatter(const real* b, const position* positions, real* x, const Windows& g, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    Place a = place(i, g.h, g.w, g.c);
+    int p_first = first_window(a.row, g.kh, g.sh), q_first = first_window(a.column, g.kw, g.sw);
+    real sum = 0;
+    for (int p = last_window(a.row, g.sh, g.p); p >= p_first; p--)
+        for (int q = last_window(a.column, g.sw, g.q); q >= q_first; q--) {
+            int window = ((a.n * g.p + p) * g.q + q) * g.c + a.channel;
+            if (positions[window] == (a.row - p * g.sh) * g.kw + a.column - q * g.sw) sum += b[window];
+        }
+    x[i] = sum;
+}
+
+template <class position>
+__device__ __forceinline__ void gather(const real* t, const position* positions, real* y, const Windows& g, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    Place a = place(i, g.p, g.q, g.c);
+    int where = positions[i];
+    int row = a.row * g.sh + where / g.kw, column = a.column * g.sw + where % g.kw;
+    y[i] = t[((a.n * g.h + row) * g.w + column) * g.c + a.channel];
+}
+
+extern "C" __global__ void max_pool_u8(const real* x, real* y, unsigned char* positions, Windows g, int count)
+{
+    maximum(x, y, positions, g, count);
+}
+
+extern "C" __global__ void max_pool_u32(const real* x, real* y, u32* positions, Windows g, int count)
+{
+    maximum(x, y, positions, g, count);
+}
+
+extern "C" __global__ void max_pool_scatter_u8(
+    const real* b, const unsigned char* positions, real* x, Windows g, int count)
+{
+    scatter(b, positions, x, g, count);
+}
+
+extern "C" __global__ void max_pool_scatter_u32(const real* b, const u32* positions, real* x, Windows g, int count)
+{
+    scatter(b, positions, x, g, count);
+}
+
+extern "C" __global__ void max_pool_gather_u8(
+    const real* t, const unsigned char* positions, real* y, Windows g, int count)
+{
+    gather(t, positions, y, g, count);
+}
+
+extern "C" __global__ void max_pool_gather_u32(const real* t, const u32* positions, real* y, Windows g, int count)
+{
+    gather(t, positions, y, g, count);
+}
+
+extern "C" __global__ void mean_pool(const real* x, real* y, Windows g, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    Place a = place(i, g.p, g.q, g.c);
+    const real* corner = x + ((a.n * g.h + a.row * g.sh) * g.w + a.column * g.sw) * g.c + a.channel;
+    real sum = 0;
+    for (int k = 0; k < g.kh; k++)
+        for (int l = 0; l < g.kw; l++) sum += corner[(k * g.w + l) * g.c];
+    y[i] = sum / (g.kh * g.kw);
+}
+
+extern "C" __global__ void mean_pool_adjoint(const real* b, real* x, Windows g, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    Place a = place(i, g.h, g.w, g.c);
+    int p_first = first_window(a.row, g.kh, g.sh), q_first = first_window(a.column, g.kw, g.sw);
+    real sum = 0;
+    for (int p = last_window(a.row, g.sh, g.p); p >= p_first; p--)
+        for (int q = last_window(a.column, g.sw, g.q); q >= q_first; q--)
+            sum += b[((a.n * g.p + p) * g.q + q) * g.c + a.channel] / (g.kh * g.kw);
+    x[i] = sum;
+}
