@@ -1,28 +1,14 @@
 """One data set: a training and a test part, validated once, and what every experiment does to it first."""
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from convnet.data.images import ImageView, blocks, prepared, take, total
 from convnet.data.sampling import stratified_indices
-
-_BLOCK_BYTES = 1 << 25
-
-
-def blocks(images) -> Iterator[slice]:
-    """Yield slices of samples of at most about 32 MB each, so that memory-mapped sets are never read whole.
-
-    Parameters
-    ----------
-    images : array (N, H, W, C)
-    """
-    sample_bytes = max(1, int(np.prod(images.shape[1:])) * images.dtype.itemsize)
-    step = max(1, _BLOCK_BYTES // sample_bytes)
-    for start in range(0, len(images), step):
-        yield slice(start, min(start + step, len(images)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,7 +20,8 @@ class Dataset:
     name : str
         Name of the set, used in messages and results.
     train_images, test_images : array (N, H, W, C)
-        Channels-last images, uint8 or floating point. Memory-mapped arrays stay memory-mapped.
+        Channels-last images, uint8 or floating point. Memory-mapped arrays stay memory-mapped; an
+        `convnet.data.images.ImageView` is taken as it is.
     train_labels, test_labels : array (N,)
         Class ids 0 .. len(classes) - 1; stored as int64.
     classes : tuple of str
@@ -122,7 +109,7 @@ class Dataset:
             return self
         chosen = stratified_indices(self.train_labels, size=size, per_class=per_class, seed=seed,
                                     classes=len(self.classes))
-        return replace(self, train_images=self.train_images[chosen], train_labels=self.train_labels[chosen])
+        return replace(self, train_images=take(self.train_images, chosen), train_labels=self.train_labels[chosen])
 
     def prepared(self, dtype: str = "float32", subtract_mean: bool = True) -> Dataset:
         """Return this set with images in [0, 1], less the mean image of the training part.
@@ -130,7 +117,8 @@ class Dataset:
         Parameters
         ----------
         dtype : str
-            Floating-point type of the result.
+            Floating-point type of the result. A part that would be larger than 2 GiB is prepared on access
+            (`convnet.data.images.ImageView`), so that large memory-mapped sets stay on disk.
         subtract_mean : bool
             Subtract the training part's mean image, one value per pixel and channel, from both parts.
 
@@ -142,35 +130,19 @@ class Dataset:
         if kind.kind != "f":
             raise ValueError(f"dtype must be a floating-point type such as 'float32', not {dtype!r}")
         scale = float(self.max_value or 1.0)
-        mean = np.zeros(self.input_shape, kind)
+        mean = np.zeros(self.input_shape)
         if subtract_mean:
-            mean = (_sum(self.train_images) / (len(self.train_images) * scale)).astype(kind)
+            mean = total(self.train_images) / (len(self.train_images) * scale)
         already = 0 if self.mean_image is None else self.mean_image / scale
-        return replace(self, train_images=_scaled(self.train_images, scale, mean),
-                       test_images=_scaled(self.test_images, scale, mean), max_value=1.0, mean_image=already + mean)
+        return replace(self, train_images=prepared(self.train_images, kind, scale, mean),
+                       test_images=prepared(self.test_images, kind, scale, mean), max_value=1.0,
+                       mean_image=already + mean)
 
 
-def _sum(images: np.ndarray) -> np.ndarray:
-    """Return the sum of all images (H, W, C) in float64."""
-    total = np.zeros(images.shape[1:])
-    for block in blocks(images):
-        total += images[block].sum(axis=0, dtype=np.float64)
-    return total
-
-
-def _scaled(images: np.ndarray, scale: float, mean: np.ndarray) -> np.ndarray:
-    """Return ``images / scale - mean`` in the type of `mean`."""
-    result = np.empty(images.shape, mean.dtype)
-    for block in blocks(images):
-        np.divide(images[block], mean.dtype.type(scale), out=result[block], dtype=mean.dtype, casting="unsafe")
-        result[block] -= mean
-    return result
-
-
-def _checked_images(images: ArrayLike, what: str):
+def _checked_images(images: ArrayLike | ImageView, what: str) -> Any:
     """Return `images` as an array (N, H, W, C) of finite numbers, or raise ValueError in terms of `what`."""
     try:
-        array = images if isinstance(images, np.ndarray) else np.asarray(images)
+        array: Any = images if isinstance(images, (np.ndarray, ImageView)) else np.asarray(images)
     except ValueError as error:
         raise ValueError(f"{what}: the images are not all of one shape; crop or resize them first") from error
     if array.dtype != np.uint8 and array.dtype.kind != "f":
@@ -181,7 +153,7 @@ def _checked_images(images: ArrayLike, what: str):
         raise ValueError(f"{what} must have the axes (N, H, W, C), but the shape is {array.shape}{hint}")
     if 0 in array.shape:
         raise ValueError(f"{what} is empty: its shape is {array.shape}")
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and not isinstance(array, ImageView):
         for block in blocks(array):
             good = np.isfinite(array[block]).all(axis=(1, 2, 3))
             if not good.all():

@@ -28,7 +28,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from convnet.data.cache import cached_array
-from convnet.data.dataset import Dataset, blocks
+from convnet.data.dataset import Dataset
+from convnet.data.images import blocks
 
 _OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "shift-x": lambda dy, dx, y, x: -dx,

@@ -71,7 +71,7 @@ def test_preparing_leaves_the_original_alone_and_reads_in_blocks(monkeypatch):
     data = make(train=50)
     before = data.train_images.copy()
     whole = data.prepared()
-    monkeypatch.setattr("convnet.data.dataset._BLOCK_BYTES", 7 * 60)      # seven images a block
+    monkeypatch.setattr("convnet.data.images._BLOCK_BYTES", 7 * 60)      # seven images a block
     np.testing.assert_array_equal(data.prepared().train_images, whole.train_images)
     np.testing.assert_array_equal(data.train_images, before)
 

@@ -1,9 +1,8 @@
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from official_files import real_data
 
 import convnet.data
 from convnet.data.idx import read_idx
@@ -133,10 +132,24 @@ def test_absent_file_is_an_os_error(tmp_path):
         read_idx(tmp_path / "none", 3)
 
 
+@pytest.mark.parametrize("place", ["fashion-mnist", "FashionMNIST/raw"])
+def test_clothes_are_told_from_digits_by_their_folder(tmp_path, place):
+    arrays = make_files(tmp_path / place)
+    data = convnet.data.load("fashion-mnist", tmp_path)
+    np.testing.assert_array_equal(data.train_labels, arrays["train_labels"])
+    assert data.classes[0] == "T-shirt/top" and data.classes[9] == "ankle boot"
+    assert convnet.data.load("fashion-mnist", tmp_path / place).name == "fashion-mnist"
+    for root in (tmp_path, tmp_path / place):
+        with pytest.raises(FileNotFoundError):
+            convnet.data.load("mnist", root)
+    make_files(tmp_path / "plain")
+    with pytest.raises(FileNotFoundError):
+        convnet.data.load("fashion-mnist", tmp_path / "plain")
+
+
 def test_the_real_mnist():
-    root = Path(os.environ.get("CONVNET_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
     try:
-        data = convnet.data.load("mnist", root)
+        data = convnet.data.load("mnist", real_data())
     except FileNotFoundError:
         pytest.skip("the real MNIST is not here")
     assert data.train_images.shape == (60000, 28, 28, 1) and data.test_images.shape == (10000, 28, 28, 1)

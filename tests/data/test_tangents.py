@@ -128,7 +128,7 @@ IMAGES = np.random.default_rng(5).standard_normal((6, 7, 8, 2))
 
 def test_cached_tangents_are_the_tangents_and_are_made_once(tmp_path, monkeypatch):
     folder = tmp_path / "new" / "cache"
-    monkeypatch.setattr("convnet.data.dataset._BLOCK_BYTES", 2 * IMAGES[0].nbytes)
+    monkeypatch.setattr("convnet.data.images._BLOCK_BYTES", 2 * IMAGES[0].nbytes)
     first = cached_tangent_vectors(IMAGES, folder)
     assert isinstance(first, np.memmap) and not first.flags.writeable
     np.testing.assert_array_equal(first, tangent_vectors(IMAGES))
@@ -167,7 +167,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("convnet.data.dataset._BLOCK_BYTES", 2 * IMAGES[0].nbytes)
+    monkeypatch.setattr("convnet.data.images._BLOCK_BYTES", 2 * IMAGES[0].nbytes)
     calls = []
 
     def interrupted(images, *options):
