@@ -18,7 +18,10 @@ from convnet.names import lookup
 
 Array = Any
 
-__all__ = ["BinaryCrossEntropy", "Loss", "MeanSquaredError", "SoftmaxCrossEntropy", "SquaredError", "by_name"]
+__all__ = [
+    "BinaryCrossEntropy", "Loss", "MeanSquaredError", "MultiClassHinge", "ScaleInvariantCost", "SoftmaxCrossEntropy",
+    "SquaredError", "by_name",
+]
 
 
 class Loss:
@@ -188,11 +191,91 @@ class BinaryCrossEntropy(Loss):
         return 0.5 + 0.5 * array_module(z).tanh(0.5 * z)
 
 
+class ScaleInvariantCost(Loss):
+    """Squared distance to the target of the class, from the scores ``s_j = z·t_j`` of unit vectors (paper 004, Eq. 5).
+
+    ``c = ‖z - t_j‖² = 2 - 2 s_j``, in [0, 4] (Eq. 7); for soft labels ``c = sum_j l_j (2 - 2 s_j)``. Linear in the
+    scores: ``dc/ds = -2 l`` and ``H = 0``. Use it behind `convnet.layers.ScaleInvariantClassifier`, whose outputs are
+    scores.
+    """
+
+    def _value(self, z, labels):
+        return (labels * (2 - 2 * z)).sum(axis=-1)
+
+    def _gradient(self, z, labels):
+        return -2 * labels
+
+    def _hessian_product(self, z, labels, t):
+        return array_module(z).zeros_like(z)
+
+    def _hessian_factor(self, z, labels, index):
+        return array_module(z).zeros_like(z), None
+
+
+class MultiClassHinge(Loss):
+    """Multi-class hinge loss: every wrong class ``j`` should score less than the right class ``y`` by a margin.
+
+    With the violations ``v_j = max(0, margin + z_j - z_y)``, ``j != y``: ``L = max_j v_j`` (Crammer and Singer 2001) or
+    ``L = sum_j v_j`` (Weston and Watkins 1999); for soft labels ``L = sum_y l_y L_y``. Piecewise linear: ``H = 0``. Of
+    equal largest violations the first counts; at ``v_j = 0`` the slope is 0.
+
+    Parameters
+    ----------
+    margin : float
+        Above 0.
+    form : {"max", "sum"}
+    class_weights : sequence of float, optional
+
+    Raises
+    ------
+    ValueError
+        If `margin` or `form` is none of these.
+    """
+
+    def __init__(self, margin: float = 1.0, form: str = "max", class_weights: Sequence[float] | None = None):
+        super().__init__(class_weights)
+        if not (isinstance(margin, (int, float)) and 0 < margin < np.inf):
+            raise ValueError(f"margin is {margin!r}; it must be a finite number above 0")
+        if form not in ("max", "sum"):
+            raise ValueError(f"form is {form!r}; it must be 'max' (Crammer and Singer) or 'sum' (Weston and Watkins)")
+        self.margin, self.form = float(margin), form
+
+    def __repr__(self) -> str:
+        weights = "" if self.class_weights is None else f", class_weights={self.class_weights.tolist()}"
+        return f"MultiClassHinge(margin={self.margin}, form={self.form!r}{weights})"
+
+    def _violations(self, z: Array) -> Array:
+        """Return ``v`` for every possible right class: (N, right, wrong), 0 on the diagonal."""
+        xp = array_module(z)
+        v = xp.maximum(0, self.margin + z[:, None, :] - z[:, :, None])
+        return v * (1 - xp.eye(z.shape[-1], dtype=z.dtype))
+
+    def _value(self, z, labels):
+        v = self._violations(z)
+        return (labels * (v.max(axis=-1) if self.form == "max" else v.sum(axis=-1))).sum(axis=-1)
+
+    def _gradient(self, z, labels):
+        v = self._violations(z)
+        active = v > 0
+        if self.form == "max":
+            active &= array_module(z).arange(z.shape[-1]) == v.argmax(axis=-1)[:, :, None]
+        pushed = labels[:, :, None] * active
+        return pushed.sum(axis=1) - pushed.sum(axis=2)
+
+    def _hessian_product(self, z, labels, t):
+        return array_module(z).zeros_like(z)
+
+    def _hessian_factor(self, z, labels, index):
+        return array_module(z).zeros_like(z), None
+
+
 NAMES = {
     "softmax-cross-entropy": SoftmaxCrossEntropy,
     "squared-error": SquaredError,
     "mean-squared-error": MeanSquaredError,
     "binary-cross-entropy": BinaryCrossEntropy,
+    "scale-invariant": ScaleInvariantCost,
+    "multi-class-hinge": MultiClassHinge,
 }
 
 

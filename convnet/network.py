@@ -194,7 +194,7 @@ class Network:
 
     def updated_state(self, records: Mapping[Layer, Record]) -> dict[str, Array]:
         """Return what `state` becomes after the batch of `records`."""
-        new = {}
+        new: dict[str, Array] = {}
         for layer, path in self.paths.items():
             if layer.state and layer in records:
                 new |= {join(path, name): value for name, value in layer.updated_state(records[layer]).items()}
