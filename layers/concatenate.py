@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 
 from convnet import kernels
 from convnet.layers.base import Array, Builder, Container, Layer, Shape
-from convnet.layers.containers import Sequential, added, checked_layers
+from convnet.layers.containers import added, checked_layers
 
 
 @dataclass(eq=False)
@@ -20,25 +20,24 @@ class Concatenate(Container):
 
     Parameters
     ----------
-    branches : sequence of sequences of Layer
-        Chains that take the same input; an empty one passes a flat input on.
+    branches : sequence of Layer
+        Layers that take the same input; use `Sequential` for chains. ``Sequential([])`` passes a flat input on.
 
     Notes
     -----
-    The arrays of branch ``i`` are named ``"i.<layer>.<array>"`` inside this layer.
+    The arrays of branch ``i`` are named ``"i.<array>"`` inside this layer, those of a chain ``"i.<layer>.<array>"``.
     """
 
-    branches: Sequence[Sequence[Layer]]
+    branches: Sequence[Layer]
 
     def __post_init__(self) -> None:
-        if isinstance(self.branches, (Layer, str)) or not isinstance(self.branches, Sequence) or not self.branches:
-            raise TypeError(f"branches must be a list of lists of layers, not {self.branches!r}")
-        self.branches = tuple(checked_layers(f"branches[{i}]", branch) for i, branch in enumerate(self.branches))
-        self._branches = [Sequential(branch) for branch in self.branches]
+        self.branches = checked_layers("branches", self.branches)
+        if not self.branches:
+            raise ValueError("branches is empty: there is nothing to concatenate")
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         """Yield the branches, named by their position."""
-        for position, branch in enumerate(self._branches):
+        for position, branch in enumerate(self.branches):
             yield str(position), branch
 
     def build(self, input_shape: Shape, builder: Builder) -> Shape:
@@ -54,7 +53,7 @@ class Concatenate(Container):
 
     def forward(self, x: Array, walk) -> Array | None:
         """Concatenate what the branches give; None where a branch stopped because nobody needs the result."""
-        outputs = [walk(branch, x) for branch in self._branches]
+        outputs = [walk(branch, x) for branch in self.branches]
         if any(output is None for output in outputs):
             return None
         return kernels.array_module(outputs[0]).concatenate(outputs, axis=1)
@@ -64,14 +63,14 @@ class Concatenate(Container):
     def backward(self, b: Array | None, walk) -> Array | None:
         """Hand each branch its part of `b` and add what comes back."""
         total = None
-        for branch, part in zip(self._branches, self._parts, strict=True):
+        for branch, part in zip(self.branches, self._parts, strict=True):
             total = added(total, walk(branch, None if b is None else b[:, part]))
         return total
 
     def entry(self) -> frozenset[Layer]:
         """Return the entries of all branches."""
-        return frozenset[Layer]().union(*(branch.entry() for branch in self._branches))
+        return frozenset[Layer]().union(*(branch.entry() for branch in self.branches))
 
     def exit(self) -> frozenset[Layer]:
         """Return the exits of all branches."""
-        return frozenset[Layer]().union(*(branch.exit() for branch in self._branches))
+        return frozenset[Layer]().union(*(branch.exit() for branch in self.branches))

@@ -16,6 +16,7 @@ from convnet.layers import (
     PixelDeviation,
     RescaledDense,
     ScaleInvariantClassifier,
+    Sequential,
     SphereProjection,
     TargetScores,
 )
@@ -261,7 +262,7 @@ def test_names_and_files(tmp_path, rng):
 def complex_net(seed=0):
     """Return a small network of paper 004, float64, smooth everywhere but at zeros."""
     features = [ComplexConv(3, 2), Modulus(), MeanPool(2, 2), ComplexConv(4, 2), Modulus(), Flatten()]
-    layers = [Concatenate([features, [PixelDeviation()]]), ScaleInvariantClassifier(3, 5)]
+    layers = [Concatenate([Sequential(features), PixelDeviation()]), ScaleInvariantClassifier(3, 5)]
     return convnet.Network(layers, (7, 7, 1), seed=seed, dtype="float64")
 
 
@@ -325,7 +326,8 @@ def test_descent_is_stable_at_every_learning_rate(rng, rate, end_to_end):
     """No NaN and a cost in [0, 4], in single precision, for the matrix alone and for the whole network at one rate."""
     if end_to_end:
         features = [ComplexConv(4, 2), Modulus(), MeanPool(2, 2), ComplexConv(6, 2), Modulus(), Flatten()]
-        net = convnet.Network([Concatenate([features, [PixelDeviation()]]), ScaleInvariantClassifier(3, 5)], (7, 7, 1))
+        layers = [Concatenate([Sequential(features), PixelDeviation()]), ScaleInvariantClassifier(3, 5)]
+        net = convnet.Network(layers, (7, 7, 1))
     else:
         net = convnet.Network([ScaleInvariantClassifier(3, 5)], (8,))
     x = signed(rng, (60, *net.input_shape)).astype("float32")
