@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from convnet.kernels.blas import product
+from convnet.kernels.blas import copy, product
 
 compiled = numba.njit(nogil=True, cache=True)
 
@@ -30,18 +30,15 @@ def unfold(x, x_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u):
         if source < 0 or source >= H:
             u[at:at + Q * run] = 0
             continue
-        row = x[x_at + source * W * C:x_at + (source + 1) * W * C]
+        row_at = x_at + source * W * C
         for q in range(Q):
-            target = u[at + q * run:at + (q + 1) * run]
-            j = q * SW - PW
+            j, to = q * SW - PW, at + q * run
             if j >= 0 and j + KW <= W:
-                part = row[j * C:j * C + run]
-                for z in range(run):
-                    target[z] = part[z]
+                copy(u, to, x, row_at + j * C, run)
             else:
                 for l in range(KW):
                     for c in range(C):
-                        target[l * C + c] = row[(j + l) * C + c] if 0 <= j + l < W else 0
+                        u[to + l * C + c] = x[row_at + (j + l) * C + c] if 0 <= j + l < W else 0
 
 
 @compiled
@@ -76,7 +73,7 @@ def conv(low, high, u, address, x, weight, bias, y, H, W, C, KH, KW, SH, SW, PH,
         y_at = n * P * Q * F
         if len(bias):
             for window in range(P * Q):
-                y[y_at + window * F:y_at + (window + 1) * F] = bias
+                copy(y, y_at + window * F, bias, 0, F)
         unfold(x, n * H * W * C, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u)
         for k in range(KH):
             u_at = ((k % SH) * group + k // SH) * Q * run

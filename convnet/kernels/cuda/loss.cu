@@ -6,7 +6,7 @@ __device__ __forceinline__ real row_sum(real value, real* shared)
 {
     shared[threadIdx.x] = value;
     __syncthreads();
-    for (int half = LANES / 2; half > 0; half /= 2) {
+    for (u32 half = LANES / 2; half > 0; half /= 2) {
         if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
@@ -19,7 +19,7 @@ __device__ __forceinline__ real row_maximum(real value, real* shared)
 {
     shared[threadIdx.x] = value;
     __syncthreads();
-    for (int half = LANES / 2; half > 0; half /= 2) {
+    for (u32 half = LANES / 2; half > 0; half /= 2) {
         if (threadIdx.x < half) {
             real other = shared[threadIdx.x + half];
             if (other > shared[threadIdx.x] || other != other) shared[threadIdx.x] = other;

@@ -47,7 +47,7 @@ __device__ __forceinline__ void scatter(const real* b, const position* positions
     for (int p = last_window(a.row, g.sh, g.p); p >= p_first; p--)
         for (int q = last_window(a.column, g.sw, g.q); q >= q_first; q--) {
             int window = ((a.n * g.p + p) * g.q + q) * g.c + a.channel;
-            if (positions[window] == (a.row - p * g.sh) * g.kw + a.column - q * g.sw) sum += b[window];
+            if ((int)positions[window] == (a.row - p * g.sh) * g.kw + a.column - q * g.sw) sum += b[window];
         }
     x[i] = sum;
 }

@@ -147,7 +147,7 @@ struct Fetch {
     __device__ __forceinline__ Fetch(const Operand& operand_, int first, int count) : operand(operand_)
     {
         for (int e = 0; e < EACH; e++) {
-            int number = threadIdx.x + e * THREADS;
+            int number = (int)threadIdx.x + e * THREADS;
             outer_of[e] = Operand::INNER_FAST ? number / STEP : number % TILE;
             inner_of[e] = Operand::INNER_FAST ? number % STEP : number / TILE;
             exists[e] = first + outer_of[e] < count;

@@ -26,8 +26,9 @@ extern "C" __global__ void dropout_factors(const u64* draw, u64 stream, u64 thre
     u64 word[4];
     philox((u64)block + 1, draw[0], stream, word);
     int left = count - 8 * block;
-    for (int j = 0; j < 8 && j < left; j++) {
+    #pragma unroll
+    for (int j = 0; j < 8; j++) {
         u32 bits = (u32)(word[j / 2] >> (32 * (j % 2)));
-        factors[8 * block + j] = bits >= threshold ? kept : real(0);
+        if (j < left) factors[8 * block + j] = bits >= threshold ? kept : real(0);
     }
 }

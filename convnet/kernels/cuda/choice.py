@@ -1,0 +1,90 @@
+"""Which of several ways to compute the same is the fastest: measured once on the device, then recorded and kept.
+
+Two ways add up in different orders, so a choice that was measured anew in each run could make two runs of one seed differ.
+The first run of a problem on a device measures and records it; every later one reads the record.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convnet.files import write_text
+
+Array = Any
+Way = Callable[[], Array]
+
+ROUNDS, RUNS = 5, 20
+
+
+class Choices:
+    """Recorded choices of one device.
+
+    Parameters
+    ----------
+    path : path
+        A JSON file of problems and ways; it is made when the first choice is.
+    seconds : callable
+        ``seconds(way, runs)`` runs `way` so often and returns the seconds that took on the device.
+    """
+
+    def __init__(self, path: Path, seconds: Callable[[Way, int], float]):
+        self.path, self._seconds = path, seconds
+        self.table = read(path)
+
+    def of(self, problem: str, ways: Mapping[str, Way]) -> Way:
+        """Return the way to take for `problem`, which is measured and recorded if it is new.
+
+        Parameters
+        ----------
+        problem : str
+            Name of the operation, with shapes and number type.
+        ways : mapping of str to callable
+            In order of preference: of equally fast ones the first is taken.
+        """
+        chosen = self.table.get(problem)
+        if chosen not in ways:
+            chosen = self.table[problem] = self._fastest(ways)
+            self._record()
+        return ways[chosen]
+
+    def _fastest(self, ways: Mapping[str, Way]) -> str:
+        if len(ways) == 1:
+            return next(iter(ways))
+        for way in ways.values():  # compiles, loads and allocates what it needs
+            way()
+        best = {name: min(self._seconds(way, RUNS) for _ in range(ROUNDS)) for name, way in ways.items()}
+        return min(best, key=best.__getitem__)
+
+    def _record(self) -> None:
+        """Add the own choices to what other processes recorded meanwhile; the file's come first."""
+        self.table = {**self.table, **read(self.path)}
+        write_text(self.path, json.dumps(self.table, indent=1, sort_keys=True) + "\n")
+
+
+def read(path: Path) -> dict[str, str]:
+    """Return the choices recorded at `path`; none if there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not a record of choices ({error}): delete it, and they are measured again") from None
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} is not a record of choices: delete it, and they are measured again")
+    return table
+
+
+def record_path(device: str) -> Path:
+    """Return where the choices for the device called `device` are kept: in ``$XDG_CACHE_HOME``, or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "convnet" / f"products-{re.sub(r'[^A-Za-z0-9]+', '-', device)}.json"

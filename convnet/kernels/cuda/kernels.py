@@ -1,0 +1,241 @@
+"""The kernel interface for CuPy arrays."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from convnet import devices
+from convnet.kernels.cuda.choice import Choices, Way, record_path
+from convnet.kernels.cuda.cublas import Cublas, CublasError
+from convnet.kernels.cuda.launch import Launcher, suits, windows
+from convnet.kernels.cuda.products import Products
+from convnet.kernels.reference import ReferenceKernels, position_type, window_counts
+
+Array = Any
+Pair = tuple[int, int]
+
+
+class CudaKernels(ReferenceKernels):
+    """CUDA kernels with the interface of `ReferenceKernels`, for float32 and float64; all else is left to CuPy.
+
+    Sums are taken in a fixed order and nothing is added by atomics, so runs repeat bit for bit.
+    """
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        import cupy
+
+        self._xp = cupy
+        self._launcher = Launcher(cupy)
+        try:
+            cublas = Cublas(cupy)
+        except CublasError:
+            cublas = None
+        device = cupy.cuda.Device()
+        name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+        self._products = Products(self._launcher, cublas, Choices(record_path(name), self._seconds), devices.tf32_allowed,
+                                  device.attributes["MultiProcessorCount"])
+
+    # --- products -----------------------------------------------------------------------------------------------------
+
+    def product(self, a: Array, b: Array) -> Array:
+        """Return the matrix product of two 2-D arrays."""
+        return self._products.matrix(a, b) if suits(a, b) else super().product(a, b)
+
+    def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Return ``x weight + bias``."""
+        return self._products.matrix(x, weight, bias) if suits(x, weight) else super().dense(x, weight, bias)
+
+    # --- convolution --------------------------------------------------------------------------------------------------
+
+    def conv(self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Array:
+        """Return the convolution of images (N, H, W, C) with filters (KH, KW, C, F), as (N, P, Q, F)."""
+        if not suits(x, weight):
+            return super().conv(x, weight, bias, stride, padding)
+        x, weight = self._contiguous(x, weight)
+        return self._products.conv(x, weight, bias, _conv_windows(x.shape, weight.shape[:2], stride, padding))
+
+    def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
+        """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
+        if not suits(b, weight):
+            return super().conv_adjoint(b, weight, stride, padding, image)
+        b, weight = self._contiguous(b, weight)
+        g = windows((len(b), *image, weight.shape[2]), b.shape[1:3], weight.shape[:2], stride, padding)
+        return self._products.conv_adjoint(b, weight, g)
+
+    def conv_weight_gradient(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
+        """Return the sum over samples and windows of (window of `a`)* times `b`, as filters (KH, KW, C, F)."""
+        if not suits(a, b):
+            return super().conv_weight_gradient(a, b, size, stride, padding)
+        a, b = self._contiguous(a, b)
+        g = _conv_windows(a.shape, size, stride, padding)
+        return self._products.conv_weight_gradient(a, b, g).reshape(*size, -1, b.shape[-1])
+
+    def row_sum(self, b: Array) -> Array:
+        """Return the sum of `b` over all but its last axis."""
+        return self._products.row_sum(*self._contiguous(b)) if suits(b) else super().row_sum(b)
+
+    # --- pooling ------------------------------------------------------------------------------------------------------
+
+    def max_pool(self, x: Array, size: Pair, stride: Pair, positions: bool = True) -> tuple[Array, Array | None]:
+        """Return each window's maximum, (N, P, Q, C), and its position ``k·KW + l`` in the window; the first one wins."""
+        if not suits(x):
+            return super().max_pool(x, size, stride, positions)
+        (x,) = self._contiguous(x)
+        g, shape = _pool_windows(x.shape, size, stride)
+        y = self._xp.empty(shape, x.dtype)
+        where = self._xp.empty(shape, position_type(size)) if positions else None
+        self._launcher.elements(_for_positions("max_pool", position_type(size)), x.dtype, y.size, x, y, where, g)
+        return y, where
+
+    def max_pool_scatter(self, b: Array, positions: Array, size: Pair, stride: Pair, image: Pair) -> Array:
+        """Return images (N, *image, C) with each `b` added at the position of its window."""
+        x = self._xp.empty((len(b), *image, b.shape[-1]), b.dtype)
+        if not suits(b, x):
+            return super().max_pool_scatter(b, positions, size, stride, image)
+        (b,) = self._contiguous(b)
+        g, _ = _pool_windows(x.shape, size, stride)
+        self._launcher.elements(_for_positions("max_pool_scatter", positions.dtype), b.dtype, x.size, b, positions, x, g)
+        return x
+
+    def max_pool_gather(self, t: Array, positions: Array, size: Pair, stride: Pair) -> Array:
+        """Return the cell of `t` at the position of each window, (N, P, Q, C)."""
+        if not suits(t):
+            return super().max_pool_gather(t, positions, size, stride)
+        (t,) = self._contiguous(t)
+        g, shape = _pool_windows(t.shape, size, stride)
+        y = self._xp.empty(shape, t.dtype)
+        self._launcher.elements(_for_positions("max_pool_gather", positions.dtype), t.dtype, y.size, t, positions, y, g)
+        return y
+
+    def mean_pool(self, x: Array, size: Pair, stride: Pair) -> Array:
+        """Return each window's mean, (N, P, Q, C)."""
+        if not suits(x):
+            return super().mean_pool(x, size, stride)
+        (x,) = self._contiguous(x)
+        g, shape = _pool_windows(x.shape, size, stride)
+        y = self._xp.empty(shape, x.dtype)
+        self._launcher.elements("mean_pool", x.dtype, y.size, x, y, g)
+        return y
+
+    def mean_pool_adjoint(self, b: Array, size: Pair, stride: Pair, image: Pair) -> Array:
+        """Return images (N, *image, C) with each `b` spread evenly over its window."""
+        x = self._xp.empty((len(b), *image, b.shape[-1]), b.dtype)
+        if not suits(b, x):
+            return super().mean_pool_adjoint(b, size, stride, image)
+        (b,) = self._contiguous(b)
+        g, _ = _pool_windows(x.shape, size, stride)
+        self._launcher.elements("mean_pool_adjoint", b.dtype, x.size, b, x, g)
+        return x
+
+    # --- elementwise --------------------------------------------------------------------------------------------------
+
+    def relu(self, x: Array) -> tuple[Array, Array]:
+        """Return ``max(x, 0)`` and where `x` is positive."""
+        if not suits(x):
+            return super().relu(x)
+        (x,) = self._contiguous(x)
+        y, mask = self._xp.empty_like(x), self._xp.empty(x.shape, bool)
+        self._launcher.elements("relu", x.dtype, x.size, x, y, mask)
+        return y, mask
+
+    def masked(self, b: Array, mask: Array) -> Array:
+        """Return `b` where `mask` is true, 0 elsewhere."""
+        if not suits(b):
+            return super().masked(b, mask)
+        (b,) = self._contiguous(b)
+        y = self._xp.empty_like(b)
+        self._launcher.elements("masked", b.dtype, b.size, b, mask, y)
+        return y
+
+    def combination(self, terms: Sequence[tuple[float, Array]]) -> Array:
+        """Return the sum of coefficient times array over (coefficient, array) in `terms`."""
+        if not suits(*(a for _, a in terms)) or not all(isinstance(c, (int, float)) for c, _ in terms):
+            return super().combination(terms)
+        y, rest = None, list(terms)
+        while rest:
+            # Four terms at a time; the sum so far is one of them.
+            room = 4 if y is None else 3
+            part, rest = ([] if y is None else [(1.0, y)]) + rest[:room], rest[room:]
+            coefficients = [c for c, _ in part] + [0.0] * (4 - len(part))
+            arrays = [*self._contiguous(*(a for _, a in part)), *[None] * (4 - len(part))]
+            y = self._xp.empty_like(arrays[0])
+            self._launcher.elements("combination", y.dtype, y.size, y, *arrays, *map(y.dtype.type, coefficients))
+        return y
+
+    # --- loss and randomness ------------------------------------------------------------------------------------------
+
+    def cross_entropy(self, z: Array, labels: Array) -> Array:
+        """Return ``-sum_k l_k log p_k`` of each row, ``p = softmax(z)``."""
+        if not suits(z, labels):
+            return super().cross_entropy(z, labels)
+        value = self._xp.empty(len(z), z.dtype)
+        self._softmax(z, labels, value=value)
+        return value
+
+    def cross_entropy_gradient(self, z: Array, labels: Array) -> Array:
+        """Return ``p - l``."""
+        if not suits(z, labels):
+            return super().cross_entropy_gradient(z, labels)
+        gradient = self._xp.empty(z.shape, z.dtype)
+        self._softmax(z, labels, gradient=gradient)
+        return gradient
+
+    def cross_entropy_hessian_product(self, z: Array, t: Array) -> Array:
+        """Return ``p (t - p·t)``."""
+        if not suits(z, t):
+            return super().cross_entropy_hessian_product(z, t)
+        product = self._xp.empty(z.shape, z.dtype)
+        self._softmax(z, None, t=t, product=product)
+        return product
+
+    def _softmax(self, z: Array, labels: Array | None, t: Array | None = None, value: Array | None = None,
+                 gradient: Array | None = None, product: Array | None = None) -> None:
+        z, labels, t = (None if a is None else self._contiguous(a)[0] for a in (z, labels, t))
+        self._launcher.blocks("softmax_cross_entropy", z.dtype, (len(z),), 32, z, labels, t, value, gradient, product,
+                              np.int32(z.shape[1]))
+
+    def dropout_factors(self, shape: tuple[int, ...], dtype: np.dtype, rate: float, draw: Any, stream: int) -> Array:
+        """Return 0 with probability `rate` and ``1 / (1 - rate)`` otherwise; `draw` may be an array (1,) on the device."""
+        factors = self._xp.empty(shape, dtype)
+        if not suits(factors):
+            return self._xp.asarray(super().dropout_factors(shape, dtype, rate, int(draw), stream))
+        if not isinstance(draw, self._xp.ndarray):
+            draw = self._xp.asarray(np.array([draw], np.uint64))
+        self._launcher.elements("dropout_factors", factors.dtype, factors.size, draw, np.uint64(stream),
+                                np.uint64(round(rate * 2**32)), factors.dtype.type(1 / (1 - rate)), factors)
+        return factors
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _contiguous(self, *arrays: Array) -> list[Array]:
+        return [self._xp.ascontiguousarray(a) for a in arrays]
+
+    def _seconds(self, way: Way, runs: int) -> float:
+        """Return the seconds that `runs` runs of `way` take on the device."""
+        start, end = self._xp.cuda.Event(), self._xp.cuda.Event()
+        start.record()
+        for _ in range(runs):
+            way()
+        end.record()
+        end.synchronize()
+        return self._xp.cuda.get_elapsed_time(start, end) / 1000
+
+
+def _conv_windows(images: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> np.ndarray:
+    padded = tuple(i + 2 * p for i, p in zip(images[1:3], padding, strict=True))
+    return windows(tuple(images), window_counts(padded, size, stride), tuple(size), tuple(stride), tuple(padding))
+
+
+def _pool_windows(images: tuple[int, ...], size: Pair, stride: Pair) -> tuple[np.ndarray, tuple[int, ...]]:
+    counts = window_counts(images[1:3], size, stride)
+    return windows(tuple(images), counts, tuple(size), tuple(stride)), (images[0], *counts, images[3])
+
+
+def _for_positions(kernel: str, dtype: Any) -> str:
+    return f"{kernel}_u{8 * np.dtype(dtype).itemsize}"
+
+
