@@ -57,7 +57,7 @@ def affine_resample(images: Array, matrices: Array, output_size: tuple[int, int]
 
     Parameters
     ----------
-    images : float array (N, H, W, C), NumPy or CuPy
+    images : float or complex array (N, H, W, C), NumPy or CuPy
     matrices : array (N, 2, 3) or (1, 2, 3)
         Output to input coordinates (see `affine_matrices`).
     output_size : (rows, columns), optional
@@ -74,12 +74,13 @@ def affine_resample(images: Array, matrices: Array, output_size: tuple[int, int]
     ValueError
         If the shapes do not fit.
     """
-    images, matrices, size = _checked(images, matrices, output_size)
+    images, matrices, size = _checked(images, matrices, output_size, "fc")
     count, height, width, channels = images.shape
     indices, weights = _taps(matrices, count, (height, width), size)
     flat = images.reshape(count * height * width, channels)
     weights = weights.astype(images.dtype)
-    result = fill * (1 - weights.sum(axis=0))[..., None] + sum(
+    outside = (1 - weights.sum(axis=0))[..., None]
+    result = outside * array_module(images).asarray(fill, images.dtype) + sum(
         weight[..., None] * flat.take(index, axis=0) for index, weight in zip(indices, weights, strict=True))
     return result.astype(images.dtype, copy=False).reshape(count, *size, channels)
 
@@ -102,7 +103,7 @@ def affine_resample_adjoint(derivatives: Array, matrices: Array, input_size: tup
         Sums are formed in whole numbers, 2^-50 of the largest term apart, so that they do not depend on the order in
         which a device adds.
     """
-    derivatives, matrices, size = _checked(derivatives, matrices, input_size)
+    derivatives, matrices, size = _checked(derivatives, matrices, input_size, "f")
     xp = array_module(derivatives)
     count, height, width, channels = derivatives.shape
     indices, weights = _taps(matrices, count, size, (height, width))
@@ -119,10 +120,11 @@ def affine_resample_adjoint(derivatives: Array, matrices: Array, input_size: tup
     return (total.view(np.int64) * unit).astype(derivatives.dtype).reshape(count, *size, channels)
 
 
-def _checked(images: Array, matrices: Array, size: tuple[int, int] | None) -> tuple[Array, Array, tuple[int, int]]:
+def _checked(images: Array, matrices: Array, size: tuple[int, int] | None,
+             kinds: str) -> tuple[Array, Array, tuple[int, int]]:
     """Return images, matrices (on the images' device, float64) and size, or raise ValueError by name."""
     xp = array_module(images)
-    if images.ndim != 4 or images.dtype.kind != "f":
+    if images.ndim != 4 or images.dtype.kind not in kinds:
         raise ValueError(f"images must be a floating-point array (N, H, W, C), not {images.dtype} of shape "
                          f"{images.shape}")
     matrices = xp.asarray(matrices, np.float64)

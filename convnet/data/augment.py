@@ -131,12 +131,12 @@ class Augmentation:
         """Return the central crop of each image, without any random factor, for use at test time."""
         return self.resample(images, affine_matrices())
 
-    def resample(self, images: Array, matrices: np.ndarray) -> Array:
-        """Return the images moved by given maps, in this augmentation's size and with its fill value."""
+    def resample(self, images: Array, matrices: np.ndarray, fill: float | None = None) -> Array:
+        """Return the images moved by given maps, in this augmentation's size, with `fill` or its own fill value."""
         rows, columns, _ = self.output_shape(images.shape[1:])
         if images.dtype == np.uint8:
             images = images.astype(np.float32)
-        return affine_resample(images, matrices, (rows, columns), self.fill)
+        return affine_resample(images, matrices, (rows, columns), self.fill if fill is None else fill)
 
 
 def _pair(name: str, value) -> tuple[float, float]:
