@@ -3,7 +3,8 @@
 Layers ask for the kernels that suit their arrays, ``kernels.of(x).conv(...)``, and never name an array library themselves:
 
 - `convnet.kernels.reference`: plain NumPy, to be read; also the fallback where nothing faster is installed;
-- `convnet.kernels.fast`: compiled and threaded, for NumPy arrays, where numba and threadpoolctl are installed (extra ``fast``).
+- `convnet.kernels.fast`: compiled and threaded, for NumPy arrays, where numba and threadpoolctl are installed (extra ``fast``);
+- `convnet.kernels.cuda`: for CuPy arrays.
 
 The choice is made when the first kernel is asked for. The environment variable ``CONVNET_KERNELS`` (``reference`` or
 ``fast``) and the context manager `using` override it.
@@ -51,7 +52,7 @@ def gpu() -> Any:
     """Return the kernels for CuPy arrays."""
     global _gpu
     if _gpu is None:
-        _gpu = load("reference")
+        _gpu = load("cuda")
     return _gpu
 
 
@@ -62,14 +63,14 @@ def available() -> str:
 
 
 def load(name: str) -> Any:
-    """Return the CPU kernels called `name`.
+    """Return the kernels called `name`: "reference" and "fast" for NumPy arrays, "cuda" for CuPy arrays.
 
     Raises
     ------
     ValueError
-        If `name` is neither "reference" nor "fast".
+        If `name` is none of these.
     ImportError
-        If "fast" is asked for and numba or threadpoolctl is missing.
+        If "fast" is asked for and numba or threadpoolctl is missing, or "cuda" and CuPy is.
     """
     if name == "reference":
         from convnet.kernels.reference import ReferenceKernels
@@ -79,7 +80,11 @@ def load(name: str) -> Any:
         from convnet.kernels.fast import FastKernels
 
         return FastKernels()
-    raise ValueError(f"kernels {name!r} do not exist; there are 'reference' and 'fast' (see CONVNET_KERNELS)")
+    if name == "cuda":
+        from convnet.kernels.cuda.kernels import CudaKernels
+
+        return CudaKernels()
+    raise ValueError(f"kernels {name!r} do not exist; there are 'reference', 'fast' and 'cuda' (see CONVNET_KERNELS)")
 
 
 @contextmanager

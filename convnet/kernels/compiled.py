@@ -123,15 +123,16 @@ def dense_transposed(low, high, u, address, a, b, y, M, K, N):
 
 
 @compiled
-def transpose(low, high, u, w, w_t, outer, rows, columns):
-    """Matrices ``low`` to ``high`` of a stack, each (rows, columns), transposed; in tiles that stay in the cache."""
+def transpose(low, high, u, w, w_t, outer, rows, columns, reverse):
+    """Matrices ``low`` to ``high`` of a stack, each (rows, columns), transposed; with `reverse` the stack is turned round."""
     for o in range(low, high):
         at = o * rows * columns
-        for r0 in range(0, rows, 16):
+        to = (outer - 1 - o if reverse else o) * rows * columns
+        for r0 in range(0, rows, 16):  # in tiles that stay in the cache
             for c0 in range(0, columns, 16):
                 for r in range(r0, min(r0 + 16, rows)):
                     for c in range(c0, min(c0 + 16, columns)):
-                        w_t[at + c * rows + r] = w[at + r * columns + c]
+                        w_t[to + c * rows + r] = w[at + r * columns + c]
 
 
 @compiled

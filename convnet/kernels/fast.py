@@ -118,11 +118,11 @@ class FastKernels(ReferenceKernels):
         self._run(compiled.dense, n, args, m * n * k // 32)
         return y
 
-    def _transposed(self, w: Array, outer: int = 1) -> Array:
-        """Return the transposes of `outer` matrices stacked in the 2-D array `w`."""
+    def _transposed(self, w: Array, outer: int, reverse: bool) -> Array:
+        """Return the transposes of `outer` matrices stacked in the 2-D array `w`, as one flat array."""
         rows, columns = w.shape[0] // outer, w.shape[1]
-        w_t = self._empty((outer * columns, rows), w.dtype)
-        self._run(compiled.transpose, outer, (w.reshape(-1), w_t.reshape(-1), outer, rows, columns), w.size)
+        w_t = self._empty((w.size,), w.dtype)
+        self._run(compiled.transpose, outer, (w.reshape(-1), w_t, outer, rows, columns, int(reverse)), w.size)
         return w_t
 
     # --- convolution --------------------------------------------------------------------------------------------------
@@ -143,11 +143,17 @@ class FastKernels(ReferenceKernels):
         """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
         if not _covered(b, weight):
             return super().conv_adjoint(b, weight, stride, padding, image)
-        shape = (len(b), *image, weight.shape[2])
+        kh, kw, channels, filters = weight.shape
+        flat = np.ascontiguousarray(weight).reshape(-1, filters)
+        little_more = image[0] * image[1] <= 1.2 * b.shape[1] * b.shape[2]
+        if stride == (1, 1) and channels >= 16 and padding[0] < kh and padding[1] < kw and little_more:
+            # The same map as a convolution with the filters turned round: cheaper where it multiplies few more zeros.
+            turned = self._transposed(flat, kh * kw, True).reshape(kh, kw, filters, channels)
+            return self.conv(b, turned, None, (1, 1), (kh - 1 - padding[0], kw - 1 - padding[1]))
+        shape = (len(b), *image, channels)
         geometry, room = _geometry(shape, weight.shape, stride, padding)
         b, x = np.ascontiguousarray(b), self._empty(shape, b.dtype)
-        weight_t = self._transposed(weight.reshape(-1, weight.shape[3]), weight.shape[0])
-        args = (blas.ADDRESS[b.dtype], b.reshape(-1), weight_t.reshape(-1), x.reshape(-1), *geometry)
+        args = (blas.ADDRESS[b.dtype], b.reshape(-1), self._transposed(flat, kh, False), x.reshape(-1), *geometry)
         self._run(compiled.conv_adjoint, len(b), args, b.size * 8, room)
         return x
 

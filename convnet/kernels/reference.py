@@ -4,6 +4,7 @@ All of them also run on CuPy arrays. Shapes are channels-last; ``P, Q`` are the 
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -132,6 +133,44 @@ class ReferenceKernels:
     def row_sum(self, b: Array) -> Array:
         """Return the sum of `b` over all but its last axis."""
         return b.sum(axis=tuple(range(b.ndim - 1)))
+
+    # --- softmax and randomness ---------------------------------------------------------------------------------------
+
+    def softmax(self, x: Array) -> Array:
+        """Return the softmax over the last axis, shifted by the row's maximum so that it cannot overflow."""
+        # The shift leaves the value unchanged, so its derivative does not matter: with complex steps only the real part shifts.
+        e = array_module(x).exp(x - x.real.max(axis=-1, keepdims=True))
+        return e / e.sum(axis=-1, keepdims=True)
+
+    def cross_entropy(self, z: Array, labels: Array) -> Array:
+        """Return ``-sum_k l_k log p_k`` of each row, ``p = softmax(z)``."""
+        xp = array_module(z)
+        shifted = z - z.real.max(axis=-1, keepdims=True)
+        log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+        return -(labels * log_p).sum(axis=-1)
+
+    def cross_entropy_gradient(self, z: Array, labels: Array) -> Array:
+        """Return ``p - l``."""
+        return self.softmax(z) - labels
+
+    def cross_entropy_hessian_product(self, z: Array, t: Array) -> Array:
+        """Return ``p (t - p·t)``."""
+        p = self.softmax(z)
+        return p * (t - (p * t).sum(axis=-1, keepdims=True))
+
+    def dropout_factors(self, shape: tuple[int, ...], dtype: Any, rate: float, draw: int, stream: int) -> Array:
+        """Return 0 with probability `rate` and ``1 / (1 - rate)`` otherwise, determined by `draw` and `stream`."""
+        kept = random_bits(draw, stream, math.prod(shape)).reshape(shape) >= round(rate * 2**32)
+        return (kept / (1 - rate)).astype(dtype)
+
+
+def random_bits(draw: int, stream: int, count: int) -> np.ndarray:
+    """Return `count` uniformly random uint32, the same ones for the same `draw` and `stream`.
+
+    Counter-based (Philox, Salmon et al. 2011): they are the same however often and on whatever device they are made.
+    """
+    raw = np.random.Philox(key=np.array([draw, stream], np.uint64)).random_raw((count + 1) // 2)
+    return raw.view(np.uint32)[:count]
 
 
 def window_counts(image: Sequence[int], size: Pair, stride: Pair) -> Pair:
