@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from convnet import kernels
 from convnet.kernels import array_module
 from convnet.layers.activations import Sigmoid
 from convnet.layers.base import Layer
@@ -106,17 +107,13 @@ class SoftmaxCrossEntropy(Loss):
     readout = Softmax
 
     def _value(self, z, labels):
-        xp = array_module(z)
-        shifted = z - z.real.max(axis=-1, keepdims=True)
-        log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
-        return -(labels * log_p).sum(axis=-1)
+        return kernels.of(z).cross_entropy(z, labels)
 
     def _gradient(self, z, labels):
-        return softmax(z) - labels
+        return kernels.of(z).cross_entropy_gradient(z, labels)
 
     def _hessian_product(self, z, labels, t):
-        p = softmax(z)
-        return p * (t - inner(p, t))
+        return kernels.of(z).cross_entropy_hessian_product(z, t)
 
     def _hessian_factor(self, z, labels, index):
         p = softmax(z)

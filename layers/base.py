@@ -6,11 +6,13 @@ Images are channels-last, ``(N, H, W, C)``; flat features are ``(N, D)``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+
+from convnet.kernels.reference import random_bits
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Shape = tuple[int, ...]
@@ -32,16 +34,20 @@ class Record:
         False when no later pass will follow (inference), so that what only they need is not computed.
     """
 
-    def __init__(self, training: bool, kept: bool, bits: Callable[[int], np.ndarray] | None = None):
+    def __init__(self, training: bool, kept: bool, draw: int | None = None, stream: int = 0):
         self.training = training
         self.kept = kept
-        self._bits = bits
+        self._draw, self._stream = draw, stream
+
+    def random_key(self) -> tuple[int, int]:
+        """Return what determines the layer's random numbers: the batch's draw, and a number of the layer's own."""
+        if self._draw is None:
+            raise ValueError("a layer that draws at random needs a draw: pass draw=<int> to the first pass")
+        return self._draw, self._stream
 
     def random_bits(self, count: int) -> np.ndarray:
         """Return `count` uniformly random uint32, the same ones for the same batch draw and layer."""
-        if self._bits is None:
-            raise ValueError("a layer that draws at random needs a draw: pass draw=<int> to the first pass")
-        return self._bits(count)
+        return random_bits(*self.random_key(), count)
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

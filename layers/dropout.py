@@ -6,11 +6,11 @@ hence symmetric Jacobian (Theorem 2).
 """
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from convnet import kernels
 from convnet.layers.base import Array, Layer, Record, real_number
+
+from convnet import kernels
 
 
 @dataclass(eq=False)
@@ -35,9 +35,7 @@ class Dropout(Layer):
         """Draw the mask and return ``m x / (1 - rate)``."""
         record.scale = None
         if record.training and self.rate:
-            bits = record.random_bits(math.prod(x.shape)).reshape(x.shape)
-            kept = bits >= round(self.rate * 2**32)
-            record.scale = kernels.array_module(x).asarray(kept / (1 - self.rate), dtype=x.dtype)
+            record.scale = kernels.of(x).dropout_factors(x.shape, x.dtype, self.rate, *record.random_key())
         return self.backward(x, record)
 
     def backward(self, b: Array, record: Record) -> Array:

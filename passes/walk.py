@@ -20,8 +20,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from convnet.layers.base import Container, Layer, Record
 from convnet.layers.containers import added
 
@@ -82,7 +80,7 @@ def first_pass(root: Layer, x: Array, *, training: bool = False, draw: int | Non
             return layer.forward(x, walk)
         if layer.trainable:
             first.factors[layer] = x
-        record = first.records[layer] = Record(training, True, bits_of(draw, layer))
+        record = first.records[layer] = Record(training, True, draw, layer.index)
         return layer.forward(x, record)
 
     first.output = walk(root, x)
@@ -194,19 +192,3 @@ def check_shape(name: str, x: Array, shape: tuple[int, ...] | None) -> None:
         raise ValueError("the layer has not been built: put it into a Network, or call its attach method")
     if x.ndim != len(shape) + 1 or x.shape[1:] != tuple(shape) or len(x) == 0:
         raise ValueError(f"{name} has the shape {x.shape}; it must be (N, {', '.join(map(str, shape))}) with N at least 1")
-
-
-def bits_of(draw: int | None, layer: Layer):
-    """Return the generator of random bits of `layer` in the batch `draw`, or None without a draw.
-
-    Counter-based (Philox, Salmon et al. 2011): the bits depend on the draw and the layer's place alone, so they are the
-    same however often and on whatever device they are made.
-    """
-    if draw is None:
-        return None
-
-    def bits(count: int) -> np.ndarray:
-        raw = np.random.Philox(key=np.array([draw, layer.index], np.uint64)).random_raw((count + 1) // 2)
-        return raw.view(np.uint32)[:count]
-
-    return bits

@@ -45,11 +45,10 @@ class Choices:
         ways : mapping of str to callable
             In order of preference: of equally fast ones the first is taken.
         """
-        chosen = self.table.get(problem)
-        if chosen not in ways:
-            chosen = self.table[problem] = self._fastest(ways)
+        if self.table.get(problem) not in ways:
+            self.table[problem] = self._fastest(ways)
             self._record()
-        return ways[chosen]
+        return ways[self.table[problem]]
 
     def _fastest(self, ways: Mapping[str, Way]) -> str:
         if len(ways) == 1:

@@ -168,6 +168,14 @@ class CudaKernels(ReferenceKernels):
 
     # --- loss and randomness ------------------------------------------------------------------------------------------
 
+    def softmax(self, x: Array) -> Array:
+        """Return the softmax over the last axis."""
+        if not suits(x) or x.ndim != 2:
+            return super().softmax(x)
+        p = self._xp.empty(x.shape, x.dtype)
+        self._softmax(x, None, gradient=p)
+        return p
+
     def cross_entropy(self, z: Array, labels: Array) -> Array:
         """Return ``-sum_k l_k log p_k`` of each row, ``p = softmax(z)``."""
         if not suits(z, labels):

@@ -31,7 +31,7 @@ __device__ __forceinline__ real row_maximum(real value, real* shared)
     return maximum;
 }
 
-// What is wanted is not null. value: -sum_k l_k log p_k; gradient: p - l; product: p (t - p·t).
+// What is wanted is not null. value: -sum_k l_k log p_k; gradient: p - l, or p without labels; product: p (t - p·t).
 extern "C" __global__ void softmax_cross_entropy(
     const real* z, const real* labels, const real* t, real* value, real* gradient, real* product, int classes)
 {
@@ -52,7 +52,7 @@ extern "C" __global__ void softmax_cross_entropy(
     }
     if (gradient)
         for (int k = threadIdx.x; k < classes; k += LANES)
-            gradient[row + k] = exp(z[k] - high) / sum - labels[row + k];
+            gradient[row + k] = exp(z[k] - high) / sum - (labels ? labels[row + k] : real(0));
     if (product) {
         real inner = 0;
         for (int k = threadIdx.x; k < classes; k += LANES) inner += exp(z[k] - high) / sum * t[row + k];

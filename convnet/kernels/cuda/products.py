@@ -12,7 +12,7 @@ import numpy as np
 
 from convnet.kernels.cuda.choice import Choices, Way
 from convnet.kernels.cuda.cublas import Cublas
-from convnet.kernels.cuda.launch import LARGEST, Launcher, windows
+from convnet.kernels.cuda.launch import LARGEST, WINDOWS, Launcher
 
 Array = Any
 Pair = tuple[int, int]
@@ -177,4 +177,4 @@ class Products:
 
 
 def _name(g: np.ndarray) -> str:
-    return " ".join(f"{axis}{g[0][axis]}" for axis in g.dtype.names)
+    return " ".join(f"{axis}{g[0][axis]}" for axis in WINDOWS.names or ())
