@@ -1,0 +1,159 @@
+"""Things with options as text and as JSON: ``loss-ibp:beta=0.03,exact=true`` and back.
+
+A spec is a name, and after a colon the options, ``option=value`` with commas between. ``a|b|c`` in place of a value
+means a choice between values. Anything that is a dataclass of its options can be written so.
+"""
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convnet.names import lookup
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a name stands for: a class, and options that the name itself fixes."""
+
+    type: type
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def options(self) -> dict[str, dataclasses.Field]:
+        """Return the options that can be given, by name."""
+        return {f.name: f for f in dataclasses.fields(self.type) if f.init and f.name not in self.fixed}
+
+    def usage(self, name: str) -> str:
+        """Return the name with its options and their defaults, as in ``loss-ibp:beta=...,norm=1,exact=false``."""
+        defaults = {key: "..." if f.default is dataclasses.MISSING else _text(f.default)
+                    for key, f in self.options().items()}
+        options = [f"{key}={value}" for key, value in defaults.items()]
+        return f"{name}:{','.join(options)}" if options else name
+
+
+def split(text: str) -> list[str]:
+    """Return the specs of a list with commas between them: ``bp,at:epsilon=0.1,fast=true,noise`` holds three."""
+    specs: list[str] = []
+    for piece in text.split(","):
+        head = piece.split(":")[0]
+        if specs and "=" in head and ":" in specs[-1]:
+            specs[-1] += f",{piece}"
+        else:
+            specs.append(piece.strip())
+    return specs
+
+
+def choices(kind: str, text: str, known: Mapping[str, Kind]) -> list[tuple[str, Any]]:
+    """Return what a spec stands for, once for each combination of the values it offers.
+
+    Parameters
+    ----------
+    kind : str
+        What it is, for messages: "algorithm".
+    text : str
+        The spec.
+    known : mapping of str to Kind
+
+    Returns
+    -------
+    list of (str, object)
+        The spec of each combination, without a choice in it, and the object.
+
+    Raises
+    ------
+    ValueError
+        If the name or an option is unknown (the message gives the nearest known one), an option is missing or given
+        twice, or a value is not what the option takes.
+    """
+    name, _, rest = text.strip().partition(":")
+    what = lookup(kind, name, known)
+    allowed = what.options()
+    given: dict[str, list[str]] = {}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        option, equals, values = part.partition("=")
+        lookup(f"option of {kind} {name!r}", option, allowed)
+        if not equals or not values:
+            raise ValueError(f"{kind} {name!r}: option {option!r} has no value; write {option}=value")
+        if option in given:
+            raise ValueError(f"{kind} {name!r}: option {option!r} is given twice")
+        given[option] = values.split("|")
+    missing = [key for key, f in allowed.items()
+               if key not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise ValueError(f"{kind} {name!r} needs {' and '.join(missing)}: write {what.usage(name)}")
+    hints = typing.get_type_hints(what.type)
+    made = []
+    for combination in itertools.product(*given.values()):
+        texts = dict(zip(given, combination, strict=True))
+        options = {key: _value(f"{kind} {name!r}: {key}", value, hints[key]) for key, value in texts.items()}
+        spec = f"{name}:{','.join(f'{key}={value}' for key, value in texts.items())}" if texts else name
+        made.append((spec, what.type(**what.fixed, **options)))
+    return made
+
+
+def make(kind: str, text: str, known: Mapping[str, Kind]) -> Any:
+    """Return what a spec stands for; ValueError as `choices`, and if it offers several values."""
+    found = choices(kind, text, known)
+    if len(found) > 1:
+        raise ValueError(f"{kind} {text!r} offers several values; give one for each option here")
+    return found[0][1]
+
+
+def _value(what: str, text: str, hint: Any) -> Any:
+    """Return `text` as the type `hint` says: bool, int, float, str or one of them or None."""
+    allowed = typing.get_args(hint) or (hint,)
+    if type(None) in allowed and text.lower() == "none":
+        return None
+    if bool in allowed:
+        if text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+        raise ValueError(f"{what} is {text!r}; it must be true or false")
+    for number, meaning in ((int, "a whole number"), (float, "a number")):
+        if number in allowed:
+            try:
+                return number(text)
+            except ValueError:
+                if float not in allowed or number is float:
+                    raise ValueError(f"{what} is {text!r}; it must be {meaning}") from None
+    return text
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def describe(thing: Any) -> Any:
+    """Return what `thing` is and its options, as JSON can hold it: equal descriptions mean equal behaviour.
+
+    Dataclasses become their type and fields, functions their module and name, everything else that JSON cannot hold its
+    ``repr``.
+    """
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        fields = {f.name: describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
+        return {"type": type(thing).__name__, **fields}
+    if isinstance(thing, Mapping):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, Sequence) and not isinstance(thing, str):
+        return [describe(value) for value in thing]
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if hasattr(thing, "__qualname__"):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    return repr(thing)
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield, for each entry in which two descriptions differ, its name and both values in short."""
+    for key in dict.fromkeys([*ours, *theirs]):
+        if ours.get(key) != theirs.get(key):
+            yield f"{key} is {_short(theirs.get(key))} there and {_short(ours.get(key))} here"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

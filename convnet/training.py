@@ -1,0 +1,245 @@
+"""The training loop: epochs over shuffled batches, with history, checkpoints and a progress bar.
+
+>>> from convnet.data import load
+>>> result = train(net, load("digits").prepared(), LossIBP(0.01), SGD(0.1, momentum=0.9), epochs=20)   # doctest: +SKIP
+>>> result.history[-1].test_error                                                                    # doctest: +SKIP
+"""
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convnet import kernels
+from convnet.checkpoint import Checkpoint, fingerprint
+from convnet.evaluation import default_loss, error_rate
+from convnet.history import Epoch, History
+from convnet.layers.base import whole_number
+from convnet.losses import Loss
+from convnet.optimizers import Optimizer
+from convnet.passes.algorithm import Algorithm, Step
+from convnet.progress import Progress
+from convnet.samples import Samples
+from convnet.schedules import Constant, Schedule
+from convnet.specs import describe
+
+if TYPE_CHECKING:
+    from convnet.network import Network
+
+Array = Any
+
+__all__ = ["NonFiniteLossError", "TrainingResult", "train"]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Training was stopped because the loss or the penalty became infinite or not a number."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes
+    ----------
+    net : Network
+        The network that was trained, in the state after the last epoch.
+    history : History
+    """
+
+    net: Network
+    history: History
+
+    @property
+    def test_error(self) -> float | None:
+        """Fraction of test images misclassified after the last epoch."""
+        return self.history[-1].test_error
+
+
+def train(
+    net: Network,
+    dataset: Any,
+    algorithm: Algorithm,
+    optimizer: Optimizer,
+    epochs: int = 80,
+    batch_size: int = 32,
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    *,
+    loss: Loss | None = None,
+    tangents: Array | None = None,
+    augmentation: Any = None,
+    checkpoint_folder: str | PathLike[str] | None = None,
+    progress: bool | None = None,
+    callback: Callable[[Network, Epoch], object] | None = None,
+) -> TrainingResult:
+    """Train `net` in place.
+
+    Every epoch shuffles the training images by a generator of its own, goes through them in batches (the last one may
+    be smaller), and measures the test error.
+
+    Parameters
+    ----------
+    net : Network
+    dataset : Dataset or (images, labels)
+        A prepared `convnet.data.Dataset`, or training images (N, ...) and labels (N,) or (N, K) alone.
+    algorithm : Algorithm
+        What makes the gradient, as in ``LossIBP(beta=0.03)``.
+    optimizer : Optimizer
+        What makes steps of it; it is started anew.
+    epochs : int
+    batch_size : int
+    schedule : callable, optional
+        From the epoch, counted from 0, and the optimiser's learning rate to the epoch's; constant by default.
+    seed : int
+        Of the shuffling and of the augmentation. Initial weights, dropout and noise belong to the network's seed.
+    loss : Loss, optional
+        `SoftmaxCrossEntropy` by default, and `SquaredError` if the network ends in a softmax or sigmoid layer itself.
+    tangents : array (N, M, ...), optional
+        Tangent vectors of each training image, for the algorithms that need them; may be memory-mapped.
+    augmentation : Augmentation, optional
+        Its ``apply(images, key)`` makes variants of each training batch, with the key (seed, epoch, batch), and its
+        ``central(images)`` the images that are tested.
+    checkpoint_folder : path, optional
+        Where a checkpoint is written at the start and after every epoch, and ``history.csv`` and ``history.json`` with
+        it. If there is one of this run, training goes on from it, to the same weights, bit for bit, as without an
+        interruption. More epochs than before continue a finished run.
+    progress : bool, optional
+        Whether to show a progress bar; by default if standard error is a terminal.
+    callback : callable, optional
+        Called as ``callback(net, epoch)`` after each epoch, with what the history says of it.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the arguments do not fit each other; before any work.
+    NonFiniteLossError
+        At the first loss that is not finite; the parameters are those before that step.
+    OSError
+        If the checkpoint folder cannot be written.
+    """
+    _check_types(algorithm, optimizer)
+    whole_number("epochs", epochs, 1)
+    loss = default_loss(net) if loss is None else loss
+    if net.head is not None and isinstance(net.head, loss.readout or ()):
+        raise ValueError(f"{loss!r} contains the {type(net.head).__name__} that this network ends in: leave that layer "
+                         "out, or use SquaredError")
+    schedule = schedule or Constant()
+    samples = Samples(net, dataset, batch_size, seed, tangents, augmentation)
+    algorithm.check(samples.batch(np.arange(1), 0, 0))
+    rates = [_rate(schedule, epoch, optimizer.learning_rate) for epoch in range(epochs)]
+
+    shuffler = np.random.default_rng(seed)
+    optimizer.start(net)
+    history, checkpoint = History(), None
+    if checkpoint_folder is not None:
+        checkpoint = Checkpoint(checkpoint_folder, {
+            "network": {key: value for key, value in net.config().items() if key != "device"},
+            "algorithm": describe(algorithm), "optimizer": describe(optimizer), "schedule": describe(schedule),
+            "loss": repr(loss), "batch size": batch_size, "seed": seed, "augmentation": describe(augmentation),
+            "data": fingerprint(*samples.arrays()),
+        })
+        history = checkpoint.start(net, optimizer, shuffler, epochs)
+
+    totals = _Totals(net, samples.batches, history)
+    with Progress(progress, epochs, samples.batches, len(history)) as bar:
+        for epoch in range(len(history), epochs):
+            start = time.perf_counter()
+            totals.begin(epoch, rates[epoch])
+            # What overflows shows in the loss, which is looked at after every step.
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                for number, rows in enumerate(samples.shuffled(shuffler)):
+                    step = algorithm.gradients(net, loss, samples.batch(rows, epoch, number))
+                    totals.add(step, samples.ids[rows])
+                    optimizer.update(net, step, rates[epoch])
+                    net.set_state(step.state)
+                    net.apply_constraints()
+                    bar.step(totals)
+                totals.read()
+            seconds = time.perf_counter() - start
+            tested = samples.test_images is not None
+            test_error = error_rate(net, samples.test_images, samples.test_labels) if tested else None
+            history.epochs.append(Epoch(epoch + 1, *totals.means(), test_error, rates[epoch], seconds))
+            if checkpoint is not None:
+                checkpoint.save(net, optimizer, shuffler, history)
+            bar.epoch_done(history[-1])
+            if callback is not None:
+                callback(net, history[-1])
+    return TrainingResult(net, history)
+
+
+class _Totals:
+    """Sums over the batches of an epoch.
+
+    On the CPU every step's numbers are read and checked at once. On a device they stay there, so that no step waits for
+    another, and are read and checked at the end of the epoch.
+    """
+
+    def __init__(self, net: Network, batches: int, history: History):
+        self.xp, self.batches = net.xp, batches
+        self.last_finite = history[-1].loss if len(history) else None
+        self.begin(0, 0.0)
+
+    def begin(self, epoch: int, rate: float) -> None:
+        """Start an epoch."""
+        self.epoch, self.rate = epoch, rate
+        self.sums = [0.0] * 4
+        self.count = self.batch = 0
+        self.waiting: list[tuple[int, tuple[Array, ...]]] = []
+
+    def add(self, step: Step, ids: np.ndarray) -> None:
+        """Count a step on samples of the classes `ids`."""
+        wrong = (step.outputs.argmax(axis=1) != self.xp.asarray(ids)).mean()
+        row = (step.loss, step.penalty, step.objective, wrong)
+        if self.xp is np:
+            self._count(len(ids), [float(value) for value in row])
+        else:
+            self.waiting.append((len(ids), row))
+
+    def means(self) -> tuple[float, float, float, float]:
+        """Return the means of loss, penalty, objective and error over the samples that have been read."""
+        loss, penalty, objective, wrong = (total / self.count for total in self.sums)
+        return loss, penalty, objective, wrong
+
+    def read(self) -> None:
+        """Read what waits on the device."""
+        if self.waiting:
+            sizes, rows = zip(*self.waiting, strict=True)
+            columns = [kernels.to_numpy(self.xp.stack(column)).tolist() for column in zip(*rows, strict=True)]
+            for size, *row in zip(sizes, *columns, strict=True):
+                self._count(size, row)
+            self.waiting = []
+
+    def _count(self, size: int, row: list[float]) -> None:
+        self.batch += 1
+        if not all(map(math.isfinite, row)):
+            loss, penalty, *_ = row
+            what, value = ("penalty", penalty) if math.isfinite(loss) else ("loss", loss)
+            last = "is none" if self.last_finite is None else f"was {self.last_finite:.6g}"
+            raise NonFiniteLossError(
+                f"the {what} is {value} in epoch {self.epoch + 1}, batch {self.batch} of {self.batches}; "
+                f"the last finite loss {last}. Lower the learning rate ({self.rate:g}) or the algorithm's coefficient")
+        self.last_finite = row[0]
+        self.sums = [total + size * value for total, value in zip(self.sums, row, strict=True)]
+        self.count += size
+
+
+def _check_types(algorithm: Any, optimizer: Any) -> None:
+    for name, value, kind in (("algorithm", algorithm, Algorithm), ("optimizer", optimizer, Optimizer)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__module__}.{kind.__name__}, not {value!r}")
+
+
+def _rate(schedule: Schedule, epoch: int, base: float) -> float:
+    rate = float(schedule(epoch, base))
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ValueError(f"schedule {schedule!r} gives the learning rate {rate} for epoch {epoch}")
+    return rate

@@ -1,0 +1,190 @@
+"""Interrupted training goes on to the same bits; checkpoints of something else, or damaged ones, are refused."""
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convnet import Network, train
+from convnet.data import load
+from convnet.history import History
+from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU
+from convnet.optimizers import SGD, Adam
+from convnet.passes import Backprop, LossIBP
+
+DATASET = load("digits").subset(size=100).prepared()
+
+
+def make_net(units=8, **options):
+    layers = [Conv(4, 3), BatchNorm(), ReLU(), Flatten(), Dense(units), ReLU(), Dropout(0.5), Dense(10)]
+    return Network(layers, (8, 8, 1), seed=2, **options)
+
+
+def run(folder, epochs=4, net=None, dataset=DATASET, algorithm=None, optimizer=None, **options):
+    return train(net or make_net(), dataset, algorithm or LossIBP(0.1), optimizer or Adam(0.01), epochs=epochs,
+                 checkpoint_folder=folder, **options)
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(count):
+    def callback(net, epoch):
+        if epoch.epoch == count:
+            raise StopError
+
+    return callback
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_array_equal(ours.net.vector, theirs.net.vector)
+    for name, array in ours.net.state.items():
+        np.testing.assert_array_equal(array, theirs.net.state[name])
+    for column in set(History.COLUMNS) - {"seconds"}:
+        assert ours.history.column(column) == theirs.history.column(column)
+
+
+@pytest.mark.parametrize("stops", [(1,), (1, 2, 3), (4,)])
+def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, stops):
+    uninterrupted = run(None)
+    for stop in stops:
+        with pytest.raises(StopError):
+            run(tmp_path, callback=stop_after(stop))
+    assert_same(run(tmp_path), uninterrupted)
+    # A finished run is not trained again, and more epochs continue it.
+    assert_same(run(tmp_path), uninterrupted)
+    assert_same(run(tmp_path, epochs=5), run(None, epochs=5))
+
+
+def test_an_interruption_in_the_middle_of_the_first_epoch_leaves_the_initial_state(tmp_path):
+    class Interrupting(LossIBP):
+        def gradients(self, net, loss, batch, *, training=True):
+            if net.generator.bit_generator.state["state"]["state"] != start:
+                raise KeyboardInterrupt
+            return super().gradients(net, loss, batch, training=training)
+
+    net = make_net()
+    start = net.generator.bit_generator.state["state"]["state"]
+    before = net.vector.copy()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, net=net, algorithm=Interrupting(0.1))
+    assert not np.array_equal(net.vector, before)
+    assert_same(run(tmp_path, net=net, algorithm=type("Interrupting", (LossIBP,), {})(0.1)), run(None))
+
+
+SCRIPT = """
+import runpy, sys, time
+import numpy as np
+sys.path.insert(0, {root!r})
+run = runpy.run_path({file!r})["run"]
+print("ready", flush=True)
+result = run({folder!r}, epochs=12, callback=lambda net, epoch: time.sleep(0.03))
+np.savez({done!r}, vector=result.net.vector, losses=result.history.column("loss"))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_in_the_same_bits(tmp_path):
+    done = tmp_path / "done.npz"
+    folder = tmp_path / "run"
+    script = SCRIPT.format(root=str(Path(__file__).parents[2]), file=__file__, folder=str(folder), done=str(done))
+    delays = np.random.default_rng(0).uniform(0.0, 0.25, 8)
+    killed = 0
+    for delay in [*delays, None]:
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        if delay is not None:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        status = process.wait(timeout=60)
+        process.stdout.close()
+        killed += status == -signal.SIGKILL
+        if status == 0:
+            break
+    assert killed >= 2
+    uninterrupted = run(None, epochs=12)
+    with np.load(done) as file:
+        np.testing.assert_array_equal(file["vector"], uninterrupted.net.vector)
+        assert file["losses"].tolist() == uninterrupted.history.column("loss")
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.npz", "history.csv", "history.json"}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"net": lambda: make_net(units=9)}, "network"),
+    ({"net": lambda: make_net(dtype="float64")}, "network"),
+    ({"algorithm": Backprop}, "algorithm"),
+    ({"algorithm": lambda: LossIBP(0.2)}, "algorithm"),
+    ({"optimizer": lambda: SGD(0.01)}, "optimizer"),
+    ({"seed": lambda: 1}, "seed is 0 there and 1 here"),
+    ({"batch_size": lambda: 16}, "batch size is 32 there and 16 here"),
+    ({"dataset": lambda: load("digits").subset(size=100, seed=1).prepared()}, "data"),
+    ({"epochs": lambda: 1}, "2 epochs already"),
+])
+def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, change, message):
+    run(tmp_path, epochs=2)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    arguments = {"net": make_net(), "epochs": 2, **{name: make() for name, make in change.items()}}
+    weights = arguments["net"].vector.copy()
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **arguments)
+    np.testing.assert_array_equal(arguments["net"].vector, weights)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-200], lambda data: b"", lambda data: b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    run(tmp_path, epochs=1)
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="damaged"):
+        run(tmp_path, epochs=1)
+
+
+def test_a_saved_network_is_not_a_checkpoint(tmp_path):
+    make_net().save(tmp_path / "checkpoint.npz")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        run(tmp_path, epochs=1)
+
+
+def test_a_folder_that_cannot_be_made_is_found_out_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    net = make_net()
+    before = net.vector.copy()
+    with pytest.raises(OSError, match="file"):
+        run(tmp_path / "file" / "run", net=net)
+    np.testing.assert_array_equal(net.vector, before)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, epochs=1)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convnet.checkpoint.np.savez", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path, epochs=2)
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    assert_same(run(tmp_path, epochs=2), run(None, epochs=2))
+
+
+def test_history_files_hold_what_the_object_holds(tmp_path):
+    import csv
+    import json
+
+    result = run(tmp_path, epochs=3)
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert History.from_rows(rows).to_rows() == result.history.to_rows()
+    with (tmp_path / "history.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == History.COLUMNS
+    assert [float(row["loss"]) for row in table] == result.history.column("loss")
+    with pytest.raises(ValueError, match="unknown column"):
+        result.history.column("accuracy")
