@@ -146,7 +146,7 @@ class CudaKernels(ReferenceKernels):
         """Return `b` where `mask` is true, 0 elsewhere."""
         if not suits(b):
             return super().masked(b, mask)
-        (b,) = self._contiguous(b)
+        b, mask = self._contiguous(b, mask)
         y = self._xp.empty_like(b)
         self._launcher.elements("masked", b.dtype, b.size, b, mask, y)
         return y

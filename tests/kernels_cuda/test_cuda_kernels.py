@@ -1,0 +1,228 @@
+"""The CUDA kernels, run on the CPU through the shim, against the NumPy reference over random geometry."""
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convnet.kernels import gpu, to_numpy
+from convnet.kernels.reference import ReferenceKernels, random_bits, window_counts
+from tests.kernels_cuda import shim
+
+reference = ReferenceKernels()
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+pytestmark = pytest.mark.usefixtures("cupy")
+# The fixtures only put the double in place: nothing in them changes from example to example.
+many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+
+
+@st.composite
+def geometries(draw, padded=True):
+    """Images, windows that do not divide them, windows apart and overlapping, paddings."""
+    size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    stride = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3))) if padded else (0, 0)
+    image = tuple(draw(st.integers(max(1, s - 2 * p), 9)) for s, p in zip(size, padding, strict=True))
+    return {"n": draw(st.integers(1, 3)), "c": draw(st.integers(1, 5)), "size": size, "stride": stride,
+            "padding": padding, "image": image, "seed": draw(st.integers(0, 2**31))}
+
+
+def signed(seed, *shape, dtype="float64"):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def close(found, expected, scale=0.0):
+    """Check against NumPy: numbers to a few roundings of the largest (or of `scale`), all else exactly."""
+    found = to_numpy(found)
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    if expected.dtype.kind != "f":
+        np.testing.assert_array_equal(found, expected)
+        return
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=scale)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[expected.dtype.name] * scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@many
+@given(g=geometries(), filters=st.integers(1, 7))
+def test_convolution(cupy, dtype, g, filters):
+    x = signed(g["seed"], g["n"], *g["image"], g["c"], dtype=dtype)
+    weight = signed(g["seed"] + 1, *g["size"], g["c"], filters, dtype=dtype)
+    bias = signed(g["seed"] + 2, filters, dtype=dtype)
+    geometry = g["stride"], g["padding"]
+    y = reference.conv(x, weight, bias, *geometry)
+    close(gpu().conv(cupy.asarray(x), cupy.asarray(weight), cupy.asarray(bias), *geometry), y)
+    close(gpu().conv(cupy.asarray(x), cupy.asarray(weight), None, *geometry), y - bias)
+    b = signed(g["seed"] + 3, *y.shape, dtype=dtype)
+    close(gpu().conv_adjoint(cupy.asarray(b), cupy.asarray(weight), *geometry, g["image"]),
+          reference.conv_adjoint(b, weight, *geometry, g["image"]))
+    close(gpu().conv_weight_gradient(cupy.asarray(x), cupy.asarray(b), g["size"], *geometry),
+          reference.conv_weight_gradient(x, b, g["size"], *geometry))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@many
+@given(g=geometries(padded=False))
+def test_pooling(cupy, dtype, g):
+    # Few different values, so that windows hold ties.
+    x = np.random.default_rng(g["seed"]).integers(-3, 3, (g["n"], *g["image"], g["c"])).astype(dtype)
+    size, stride, image = g["size"], g["stride"], g["image"]
+    y, positions = reference.max_pool(x, size, stride)
+    found, where = gpu().max_pool(cupy.asarray(x), size, stride)
+    close(found, y)
+    close(where, positions)
+    only, nothing = gpu().max_pool(cupy.asarray(x), size, stride, positions=False)
+    close(only, y)
+    assert nothing is None
+    b, t = signed(g["seed"] + 1, *y.shape, dtype=dtype), signed(g["seed"] + 2, *x.shape, dtype=dtype)
+    np.testing.assert_array_equal(to_numpy(gpu().max_pool_scatter(cupy.asarray(b), where, size, stride, image)),
+                                  reference.max_pool_scatter(b, positions, size, stride, image))
+    np.testing.assert_array_equal(to_numpy(gpu().max_pool_gather(cupy.asarray(t), where, size, stride)),
+                                  reference.max_pool_gather(t, positions, size, stride))
+    close(gpu().mean_pool(cupy.asarray(t), size, stride), reference.mean_pool(t, size, stride))
+    close(gpu().mean_pool_adjoint(cupy.asarray(b), size, stride, image),
+          reference.mean_pool_adjoint(b, size, stride, image))
+
+
+def test_large_windows_have_wide_positions(cupy):
+    x = signed(0, 2, 18, 19, 3)
+    x[0, 16, 16, 0] = 10.0
+    y, positions = reference.max_pool(x, (17, 17), (1, 2))
+    found, where = gpu().max_pool(cupy.asarray(x), (17, 17), (1, 2))
+    assert where.dtype == np.uint32 and positions.max() > 255
+    close(found, y)
+    close(where, positions)
+    b = signed(1, *y.shape)
+    close(gpu().max_pool_scatter(cupy.asarray(b), where, (17, 17), (1, 2), (18, 19)),
+          reference.max_pool_scatter(b, positions, (17, 17), (1, 2), (18, 19)))
+    close(gpu().max_pool_gather(cupy.asarray(x), where, (17, 17), (1, 2)), y)
+
+
+def test_not_a_number_is_seen(cupy):
+    x = signed(2, 1, 5, 5, 2)
+    x[0, 1, 1, 0] = x[0, 4, 4, 1] = np.nan
+    y, positions = reference.max_pool(x, (3, 3), (2, 2))
+    found, where = gpu().max_pool(cupy.asarray(x), (3, 3), (2, 2))
+    np.testing.assert_array_equal(to_numpy(found), y)
+    close(where, positions)
+    assert np.isnan(y).any()
+    (rectified, mask), (expected, expected_mask) = gpu().relu(cupy.asarray(x)), reference.relu(x)
+    np.testing.assert_array_equal(to_numpy(rectified), expected)
+    close(mask, expected_mask)
+    labels = np.eye(5)
+    for row in (0, 4):
+        z = signed(3, 5, 5)
+        z[2, row] = np.nan
+        assert np.isnan(to_numpy(gpu().cross_entropy(cupy.asarray(z), cupy.asarray(labels)))).tolist() == [
+            False, False, True, False, False]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@many
+@given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), terms=st.integers(1, 9), seed=st.integers(0, 999))
+def test_elementwise(cupy, dtype, shape, terms, seed):
+    x, b = signed(seed, *shape, dtype=dtype), signed(seed + 1, *shape, dtype=dtype)
+    x.flat[0] = 0
+    (found, mask), (y, expected) = gpu().relu(cupy.asarray(x)), reference.relu(x)
+    close(found, y)
+    close(mask, expected)
+    close(gpu().masked(cupy.asarray(b), mask), reference.masked(b, expected))
+    parts = [(float(k) - 2.5, signed(seed + k, *shape, dtype=dtype)) for k in range(terms)]
+    close(gpu().combination([(c, cupy.asarray(a)) for c, a in parts]), reference.combination(parts))
+    close(gpu().row_sum(cupy.asarray(x)), np.asarray(reference.row_sum(x)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 40), (200, 5), (777, 33), (1000, 70)])
+def test_sums_over_rows(cupy, order, dtype, rows, columns):
+    b = signed(rows, rows, columns, dtype=dtype)
+    close(gpu().row_sum(cupy.asarray(b)), reference.row_sum(b))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows, classes", [(1, 1), (4, 3), (5, 10), (3, 32), (2, 33), (2, 101)])
+def test_softmax_cross_entropy(cupy, order, dtype, rows, classes):
+    z, t = 40 * signed(1, rows, classes, dtype=dtype), signed(2, rows, classes, dtype=dtype)
+    labels = np.abs(signed(3, rows, classes, dtype=dtype))
+    labels /= labels.sum(axis=1, keepdims=True)
+    on = [cupy.asarray(a) for a in (z, labels, t)]
+    close(gpu().softmax(on[0]), reference.softmax(z))
+    close(gpu().cross_entropy(*on[:2]), reference.cross_entropy(z, labels))
+    close(gpu().cross_entropy_gradient(*on[:2]), reference.cross_entropy_gradient(z, labels))
+    # p (t - p·t) is a small difference where one p is nearly 1.
+    close(gpu().cross_entropy_hessian_product(on[0], on[2]), reference.cross_entropy_hessian_product(z, t), scale=1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("a_transposed", [False, True])
+@pytest.mark.parametrize("b_transposed", [False, True])
+@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (3, 5, 2), (65, 33, 70), (64, 16, 64), (10, 700, 7), (130, 129, 1)])
+def test_products(cupy, order, dtype, a_transposed, b_transposed, m, k, n):
+    a = signed(m, *((k, m) if a_transposed else (m, k)), dtype=dtype)
+    b = signed(n, *((n, k) if b_transposed else (k, n)), dtype=dtype)
+    bias = signed(k, n, dtype=dtype)
+    left, right = cupy.asarray(a), cupy.asarray(b)
+    left, right, a, b = left.T if a_transposed else left, right.T if b_transposed else right, *(
+        x.T if transposed else x for x, transposed in ((a, a_transposed), (b, b_transposed)))
+    close(gpu().product(left, right), a @ b)
+    close(gpu().dense(left, right, cupy.asarray(bias)), a @ b + bias)
+
+
+def test_products_of_what_is_not_contiguous(cupy):
+    a, b = signed(0, 6, 8), signed(1, 4, 10)
+    close(gpu().product(cupy.asarray(a)[:, ::2], cupy.asarray(b)[:, 1:7]), a[:, ::2] @ b[:, 1:7])
+    close(gpu().masked(cupy.asarray(a).T, cupy.asarray(a.T > 0)), np.where(a.T > 0, a.T, 0))
+
+
+def test_a_convolution_of_many_tiles(cupy, order):
+    x, weight, b = signed(0, 3, 12, 11, 7), signed(1, 5, 4, 7, 70), signed(2, 3, 12, 10, 70)
+    on = [cupy.asarray(a) for a in (x, weight, b)]
+    close(gpu().conv(on[0], on[1], None, (1, 1), (2, 1)), reference.conv(x, weight, None, (1, 1), (2, 1)))
+    close(gpu().conv_adjoint(on[2], on[1], (1, 1), (2, 1), (12, 11)),
+          reference.conv_adjoint(b, weight, (1, 1), (2, 1), (12, 11)))
+    close(gpu().conv_weight_gradient(on[0], on[2], (5, 4), (1, 1), (2, 1)),
+          reference.conv_weight_gradient(x, b, (5, 4), (1, 1), (2, 1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 2049])
+@pytest.mark.parametrize("draw, stream", [(0, 0), (2**63 - 1, 3), (1234567890123456789, 2**64 - 1)])
+def test_dropout_masks_are_those_of_numpy(cupy, dtype, count, draw, stream):
+    for rate in (0.25, 0.5, 1 - 2**-40):
+        expected = reference.dropout_factors((count,), np.dtype(dtype), rate, draw, stream)
+        found = gpu().dropout_factors((count,), np.dtype(dtype), rate, draw, stream)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(to_numpy(found), expected)
+    on_device = cupy.asarray(np.array([draw], np.uint64))
+    np.testing.assert_array_equal(
+        to_numpy(gpu().dropout_factors((count,), np.dtype(dtype), 0.5, on_device, stream)),
+        (random_bits(draw, stream, count) >= 2**31) * 2.0)
+
+
+def test_complex_arrays_are_left_to_array_operations(cupy):
+    x, b = signed(0, 3, 4) + 1j * signed(1, 3, 4), signed(2, 4, 2) + 1j * signed(3, 4, 2)
+    close(gpu().masked(cupy.asarray(x), cupy.asarray(x.real > 0)).real, np.where(x.real > 0, x, 0).real)
+    np.testing.assert_allclose(to_numpy(gpu().product(cupy.asarray(x), cupy.asarray(b))), x @ b, rtol=1e-13)
+
+
+# --- the sources that cuBLAS needs, launched directly -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@many
+@given(g=geometries())
+def test_column_matrix_and_its_adjoint(dtype, g):
+    from convnet.kernels.cuda.launch import windows
+    from convnet.kernels.reference import col2im, im2col
+
+    x = signed(g["seed"], g["n"], *g["image"], g["c"], dtype=dtype)
+    padded = tuple(i + 2 * p for i, p in zip(g["image"], g["padding"], strict=True))
+    counts = window_counts(padded, g["size"], g["stride"])
+    geometry = windows(x.shape, counts, g["size"], g["stride"], g["padding"])
+    expected = im2col(x, g["size"], g["stride"], g["padding"])
+    columns, back = np.full(expected.shape, np.nan, dtype), np.full(x.shape, np.nan, dtype)
+    kernels = shim.library(dtype)
+    kernels.launch("im2col", (-(-columns.size // 64),), (64,), (x, columns, geometry, np.int32(columns.size)))
+    np.testing.assert_array_equal(columns, expected)
+    b = signed(g["seed"] + 1, *expected.shape, dtype=dtype)
+    kernels.launch("col2im", (-(-x.size // 64),), (64,), (b, back, geometry, np.int32(x.size)))
+    np.testing.assert_array_equal(back, col2im(b, g["size"], g["stride"], g["padding"], g["image"]))
