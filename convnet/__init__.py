@@ -20,7 +20,7 @@ _HOME = {
 }
 _MODULES = ("data", "kernels", "layers", "losses", "optimizers", "passes", "schedules", "testing")
 
-__all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, *_MODULES, "__version__"]
 
 
 def __getattr__(name):

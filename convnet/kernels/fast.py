@@ -100,8 +100,8 @@ class FastKernels(ReferenceKernels):
         if a.flags.c_contiguous or not a.T.flags.c_contiguous:
             return self.dense(a, b, None)
         (m, k), n = a.shape, b.shape[1]
-        b, y = np.ascontiguousarray(b), self._empty((m, n), a.dtype)
-        args = (blas.ADDRESS[a.dtype], a.T.reshape(-1), b.reshape(-1), y.reshape(-1), m, k, n)
+        y = self._empty((m, n), a.dtype)
+        args = (blas.ADDRESS[a.dtype], _flat(a.T), _flat(b), _flat(y), m, k, n)
         self._run(compiled.dense_transposed, m, args, m * n)
         return y
 
@@ -111,10 +111,10 @@ class FastKernels(ReferenceKernels):
             return super().dense(x, weight, bias)
         (m, k), n = x.shape, weight.shape[1]
         transposed = not weight.flags.c_contiguous and weight.T.flags.c_contiguous
-        w = weight.T if transposed else np.ascontiguousarray(weight)
+        w = weight.T if transposed else weight
         y = self._empty((m, n), x.dtype)
-        args = (blas.ADDRESS[x.dtype], np.ascontiguousarray(x).reshape(-1), w.reshape(-1), int(transposed),
-                NONE[x.dtype] if bias is None else bias, y.reshape(-1), m, k, n)
+        args = (blas.ADDRESS[x.dtype], _flat(x), _flat(w), int(transposed),
+                NONE[x.dtype] if bias is None else _flat(bias), _flat(y), m, k, n)
         self._run(compiled.dense, n, args, m * n * k // 32)
         return y
 
@@ -122,7 +122,7 @@ class FastKernels(ReferenceKernels):
         """Return the transposes of `outer` matrices stacked in the 2-D array `w`, as one flat array."""
         rows, columns = w.shape[0] // outer, w.shape[1]
         w_t = self._empty((w.size,), w.dtype)
-        self._run(compiled.transpose, outer, (w.reshape(-1), w_t, outer, rows, columns, int(reverse)), w.size)
+        self._run(compiled.transpose, outer, (_flat(w), w_t, outer, rows, columns, int(reverse)), w.size)
         return w_t
 
     # --- convolution --------------------------------------------------------------------------------------------------
@@ -132,10 +132,9 @@ class FastKernels(ReferenceKernels):
         if not _covered(x, weight):
             return super().conv(x, weight, bias, stride, padding)
         geometry, room = _geometry(x.shape, weight.shape, stride, padding)
-        x = np.ascontiguousarray(x)
         y = self._empty((len(x), *geometry[-3:]), x.dtype)
-        args = (blas.ADDRESS[x.dtype], x.reshape(-1), weight.reshape(-1), NONE[x.dtype] if bias is None else bias,
-                y.reshape(-1), *geometry)
+        args = (blas.ADDRESS[x.dtype], _flat(x), _flat(weight), NONE[x.dtype] if bias is None else _flat(bias),
+                _flat(y), *geometry)
         self._run(compiled.conv, len(x), args, y.size * 8, room)
         return y
 
@@ -152,8 +151,8 @@ class FastKernels(ReferenceKernels):
             return self.conv(b, turned, None, (1, 1), (kh - 1 - padding[0], kw - 1 - padding[1]))
         shape = (len(b), *image, channels)
         geometry, room = _geometry(shape, weight.shape, stride, padding)
-        b, x = np.ascontiguousarray(b), self._empty(shape, b.dtype)
-        args = (blas.ADDRESS[b.dtype], b.reshape(-1), self._transposed(flat, kh, False), x.reshape(-1), *geometry)
+        x = self._empty(shape, b.dtype)
+        args = (blas.ADDRESS[b.dtype], _flat(b), self._transposed(flat, kh, False), _flat(x), *geometry)
         self._run(compiled.conv_adjoint, len(b), args, b.size * 8, room)
         return x
 
@@ -163,13 +162,13 @@ class FastKernels(ReferenceKernels):
             return super().conv_weight_gradient(a, b, size, stride, padding)
         shape = (*size, a.shape[3], b.shape[3])
         geometry, room = _geometry(a.shape, shape, stride, padding)
-        a, b = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b)
+        a, b_flat = _flat(a), _flat(b)
         parts = self._parts(len(b), b.size * 8)
         sums = self._empty((parts, *shape), a.dtype)
         flat = sums.reshape(parts, -1)
         self._workers.run(
             compiled.conv_weight_gradient, len(b),
-            lambda part: (blas.ADDRESS[a.dtype], a, b.reshape(-1), flat[part], *geometry), parts, a.dtype, room,
+            lambda part: (blas.ADDRESS[a.dtype], a, b_flat, flat[part], *geometry), parts, a.dtype, room,
         )
         return sums[0] if parts == 1 else sums.sum(axis=0)
 
@@ -180,9 +179,9 @@ class FastKernels(ReferenceKernels):
         if not _covered(x):
             return super().max_pool(x, size, stride, positions)
         counts = window_counts(x.shape[1:3], size, stride)
-        x, shape = np.ascontiguousarray(x), (len(x), *counts, x.shape[3])
+        shape = (len(x), *counts, x.shape[3])
         y, where = self._empty(shape, x.dtype), self._empty(shape, position_type(size))
-        args = (x.reshape(-1), y.reshape(-1), where.reshape(-1), *x.shape[1:], *size, *stride, *counts)
+        args = (_flat(x), _flat(y), _flat(where), *x.shape[1:], *size, *stride, *counts)
         self._run(compiled.max_pool, len(x), args, x.size)
         return y, where if positions else None
 
@@ -191,8 +190,8 @@ class FastKernels(ReferenceKernels):
         if not _covered(b):
             return super().max_pool_scatter(b, positions, size, stride, image)
         n, p, q, c = b.shape
-        b, x = np.ascontiguousarray(b), self._empty((n, *image, c), b.dtype)
-        args = (b.reshape(-1), positions.reshape(-1), _offsets(size, image[1], c), x.reshape(-1), *image, c, *stride, p, q)
+        x = self._empty((n, *image, c), b.dtype)
+        args = (_flat(b), _flat(positions), _offsets(size, image[1], c), _flat(x), *image, c, *stride, p, q)
         self._run(compiled.max_pool_scatter, n, args, x.size)
         return x
 
@@ -201,8 +200,8 @@ class FastKernels(ReferenceKernels):
         if not _covered(t):
             return super().max_pool_gather(t, positions, size, stride)
         (n, h, w, c), (_, p, q, _) = t.shape, positions.shape
-        t, y = np.ascontiguousarray(t), self._empty(positions.shape, t.dtype)
-        args = (t.reshape(-1), positions.reshape(-1), _offsets(size, w, c), y.reshape(-1), h, w, c, *stride, p, q)
+        y = self._empty(positions.shape, t.dtype)
+        args = (_flat(t), _flat(positions), _offsets(size, w, c), _flat(y), h, w, c, *stride, p, q)
         self._run(compiled.max_pool_gather, n, args, y.size)
         return y
 
@@ -211,9 +210,8 @@ class FastKernels(ReferenceKernels):
         if not _covered(x):
             return super().mean_pool(x, size, stride)
         counts = window_counts(x.shape[1:3], size, stride)
-        x = np.ascontiguousarray(x)
         y = self._empty((len(x), *counts, x.shape[3]), x.dtype)
-        self._run(compiled.mean_pool, len(x), (x.reshape(-1), y.reshape(-1), *x.shape[1:], *size, *stride, *counts), x.size)
+        self._run(compiled.mean_pool, len(x), (_flat(x), _flat(y), *x.shape[1:], *size, *stride, *counts), x.size)
         return y
 
     def mean_pool_adjoint(self, b: Array, size: Pair, stride: Pair, image: Pair) -> Array:
@@ -221,8 +219,8 @@ class FastKernels(ReferenceKernels):
         if not _covered(b):
             return super().mean_pool_adjoint(b, size, stride, image)
         n, p, q, c = b.shape
-        b, x = np.ascontiguousarray(b), self._empty((n, *image, c), b.dtype)
-        self._run(compiled.mean_pool_adjoint, n, (b.reshape(-1), x.reshape(-1), *image, c, *size, *stride, p, q), x.size)
+        x = self._empty((n, *image, c), b.dtype)
+        self._run(compiled.mean_pool_adjoint, n, (_flat(b), _flat(x), *image, c, *size, *stride, p, q), x.size)
         return x
 
     # --- elementwise --------------------------------------------------------------------------------------------------
@@ -231,9 +229,8 @@ class FastKernels(ReferenceKernels):
         """Return ``max(x, 0)`` and where `x` is positive."""
         if not _covered(x):
             return super().relu(x)
-        x = np.ascontiguousarray(x)
         y, mask = self._empty(x.shape, x.dtype), self._empty(x.shape, np.bool_)
-        self._run(compiled.relu, x.size, (x.reshape(-1), y.reshape(-1), mask.reshape(-1)), x.size // 4)
+        self._run(compiled.relu, x.size, (_flat(x), _flat(y), _flat(mask)), x.size // 4)
         return y, mask
 
     def masked(self, b: Array, mask: Array) -> Array:
@@ -242,18 +239,18 @@ class FastKernels(ReferenceKernels):
             return super().masked(b, mask)
         b = np.ascontiguousarray(b)
         y = self._empty(b.shape, b.dtype)
-        self._run(compiled.masked, b.size, (b.reshape(-1), mask.reshape(-1), y.reshape(-1)), b.size // 4)
+        self._run(compiled.masked, b.size, (_flat(b), _flat(mask), _flat(y)), b.size // 4)
         return y
 
     def combination(self, terms: Sequence[tuple[float, Array]]) -> Array:
         """Return the sum of coefficient times array over (coefficient, array) in `terms`."""
-        arrays = [np.ascontiguousarray(a) for _, a in terms]
+        arrays = [a for _, a in terms]
         if len(terms) < 2 or not _covered(*arrays):
             return super().combination(terms)
         y, real = self._empty(arrays[0].shape, arrays[0].dtype), arrays[0].dtype.type
         total, coefficient = arrays[0], terms[0][0]
         for (c, _), a in zip(terms[1:], arrays[1:], strict=True):
-            args = (real(coefficient), total.reshape(-1), real(c), a.reshape(-1), y.reshape(-1))
+            args = (real(coefficient), _flat(total), real(c), _flat(a), _flat(y))
             self._run(compiled.combination, y.size, args, y.size // 4)
             total, coefficient = y, 1.0
         return y
@@ -262,9 +259,9 @@ class FastKernels(ReferenceKernels):
         """Return the sum of `b` over all but its last axis."""
         if not _covered(b):
             return super().row_sum(b)
-        b, channels = np.ascontiguousarray(b), b.shape[-1]
+        channels = b.shape[-1]
         y = np.empty(channels, b.dtype)
-        self._run(compiled.row_sum, channels, (b.reshape(-1), y, b.size // channels, channels), 0)
+        self._run(compiled.row_sum, channels, (_flat(b), y, b.size // channels, channels), 0)
         return y
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -286,6 +283,11 @@ class FastKernels(ReferenceKernels):
 def _blas() -> threadpoolctl.ThreadpoolController:
     """Return the controller of the BLAS libraries that are loaded; looking for them takes milliseconds."""
     return threadpoolctl.ThreadpoolController()
+
+
+def _flat(a: Array) -> Array:
+    """Return `a` as a contiguous 1-D array: a view where it is contiguous, a copy where not."""
+    return np.ascontiguousarray(a).reshape(-1)
 
 
 def _covered(*arrays: Array) -> bool:

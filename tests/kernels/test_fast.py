@@ -1,0 +1,253 @@
+"""The compiled kernels give what the plain NumPy kernels give."""
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("numba")
+threadpoolctl = pytest.importorskip("threadpoolctl")
+
+from convnet import kernels
+from convnet.kernels.fast import FastKernels
+from convnet.kernels.memory import Pool
+from convnet.kernels.reference import ReferenceKernels
+from convnet.kernels.threads import Workers, default_count
+
+REFERENCE = ReferenceKernels()
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def fast():
+    return FastKernels(2)
+
+
+@st.composite
+def geometry(draw):
+    """Draw images, a window that fits into them, stride and padding, mostly awkward ones."""
+    size = draw(st.tuples(st.integers(1, 4), st.integers(1, 5)))
+    return {
+        "images": draw(st.integers(1, 5)),
+        "image": tuple(draw(st.integers(s, s + 9)) for s in size),
+        "channels": draw(st.sampled_from([1, 2, 3, 5, 16, 17])),
+        "filters": draw(st.sampled_from([1, 3, 8, 33])),
+        "size": size,
+        "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 4))),
+        "padding": draw(st.tuples(st.integers(0, 4), st.integers(0, 3))),
+        "dtype": draw(st.sampled_from(["float64", "float32"])),
+        "contiguous": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**31)),
+    }
+
+
+def make(rng, shape, dtype, contiguous):
+    """Return signed random numbers, on request as every second column and reversed rows of a larger array."""
+    if contiguous:
+        return rng.standard_normal(shape).astype(dtype)
+    wide = rng.standard_normal((*shape[:-1], 2 * shape[-1])).astype(dtype)
+    return wide[..., ::2][::-1]
+
+
+def assert_same(got, expected, dtype):
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    scale = max(np.abs(expected).max(), 1e-3)
+    assert np.abs(got - expected).max() <= TOLERANCE[dtype] * scale
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(g=geometry())
+def test_convolution_agrees_with_the_reference(fast, g):
+    rng = np.random.default_rng(g["seed"])
+    dtype, contiguous, stride, padding = g["dtype"], g["contiguous"], g["stride"], g["padding"]
+    x = make(rng, (g["images"], *g["image"], g["channels"]), dtype, contiguous)
+    w = make(rng, (*g["size"], g["channels"], g["filters"]), dtype, contiguous)
+    bias = rng.standard_normal(g["filters"]).astype(dtype)
+    expected = REFERENCE.conv(x, w, bias, stride, padding)
+    b = make(rng, expected.shape, dtype, contiguous)
+    with fast.computing():
+        assert_same(fast.conv(x, w, bias, stride, padding), expected, dtype)
+        assert_same(fast.conv(x, w, None, stride, padding), REFERENCE.conv(x, w, None, stride, padding), dtype)
+        assert_same(fast.conv_adjoint(b, w, stride, padding, g["image"]),
+                    REFERENCE.conv_adjoint(b, w, stride, padding, g["image"]), dtype)
+        assert_same(fast.conv_weight_gradient(x, b, g["size"], stride, padding),
+                    REFERENCE.conv_weight_gradient(x, b, g["size"], stride, padding), dtype)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(g=geometry())
+def test_pooling_agrees_with_the_reference(fast, g):
+    rng = np.random.default_rng(g["seed"])
+    dtype, contiguous, size, stride = g["dtype"], g["contiguous"], g["size"], g["stride"]
+    # Few different values, so that ties are common: of equal values the first wins in both.
+    x = np.round(2 * make(rng, (g["images"], *g["image"], g["channels"]), dtype, contiguous))
+    t = make(rng, x.shape, dtype, contiguous)
+    y, positions = REFERENCE.max_pool(x, size, stride)
+    b = make(rng, y.shape, dtype, contiguous)
+    with fast.computing():
+        got, where = fast.max_pool(x, size, stride)
+        np.testing.assert_array_equal(got, y)
+        np.testing.assert_array_equal(where, positions)
+        np.testing.assert_array_equal(fast.max_pool_gather(t, where, size, stride),
+                                      REFERENCE.max_pool_gather(t, positions, size, stride))
+        assert_same(fast.max_pool_scatter(b, where, size, stride, g["image"]),
+                    REFERENCE.max_pool_scatter(b, positions, size, stride, g["image"]), dtype)
+        assert_same(fast.mean_pool(x, size, stride), REFERENCE.mean_pool(x, size, stride), dtype)
+        assert_same(fast.mean_pool_adjoint(b, size, stride, g["image"]),
+                    REFERENCE.mean_pool_adjoint(b, size, stride, g["image"]), dtype)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300)), dtype=st.sampled_from(["float64", "float32"]),
+       flips=st.tuples(st.booleans(), st.booleans()), seed=st.integers(0, 2**31))
+def test_products_agree_with_the_reference(fast, shape, dtype, flips, seed):
+    (m, k, n), rng = shape, np.random.default_rng(seed)
+    a, b = (rng.standard_normal((j, i) if flip else (i, j)).astype(dtype) for (i, j), flip in zip([(m, k), (k, n)], flips, strict=True))
+    a, b = (x.T if flip else x for x, flip in zip((a, b), flips, strict=True))
+    bias = rng.standard_normal(n).astype(dtype)
+    with fast.computing():
+        assert_same(fast.product(a, b), a @ b, dtype)
+        assert_same(fast.dense(a, b, bias), a @ b + bias, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (40, 30, 30, 3), (7,)])
+def test_elementwise_kernels_agree_with_the_reference(fast, dtype, shape):
+    rng = np.random.default_rng(0)
+    x, z = make(rng, shape, dtype, False), make(rng, shape, dtype, True)
+    y, mask = fast.relu(x)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    np.testing.assert_array_equal(mask, x > 0)
+    np.testing.assert_array_equal(fast.masked(z, mask), np.where(x > 0, z, 0))
+    assert_same(fast.combination([(2.0, x), (-0.3, z), (1.5, y)]), 2 * x - np.asarray(0.3, dtype) * z + np.asarray(1.5, dtype) * y, dtype)
+    assert_same(fast.row_sum(x), REFERENCE.row_sum(x), dtype)
+
+
+def test_special_values_pass_through(fast):
+    x = np.array([[np.inf, -np.inf, np.nan, 0.0, -0.0, 1.0]])
+    y, mask = fast.relu(x)
+    np.testing.assert_array_equal(y, [[np.inf, 0, np.nan, 0, 0, 1]])
+    np.testing.assert_array_equal(mask, [[True, False, False, False, False, True]])
+    image = np.array([1.0, np.nan, 3.0, np.nan]).reshape(1, 2, 2, 1)
+    for k in (fast, REFERENCE):
+        y, positions = k.max_pool(image, (2, 2), (1, 1))
+        assert np.isnan(y).all()
+        assert positions.item() == 1
+
+
+def test_complex_numbers_fall_back(fast):
+    rng = np.random.default_rng(1)
+    x, w = (rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in [(2, 5, 5, 2), (3, 3, 2, 4)])
+    np.testing.assert_allclose(fast.conv(x, w, None, (1, 1), (0, 0)), REFERENCE.conv(x, w, None, (1, 1), (0, 0)), rtol=1e-13)
+
+
+def test_threads_change_rounding_at_most_and_repeat_bit_for_bit():
+    rng = np.random.default_rng(2)
+    x, b = rng.standard_normal((9, 14, 14, 8)), rng.standard_normal((9, 14, 14, 16))
+    one, three = (FastKernels(n) for n in (1, 3))
+    results = [k.conv_weight_gradient(x, b, (3, 3), (1, 1), (1, 1)) for k in (one, three, three)]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(results[1], results[2])
+
+
+def test_the_blas_settings_are_left_as_they_were(fast):
+    def setting():
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    before = setting()
+    with fast.computing(), fast.computing():
+        assert set(setting()) == {1}
+    assert setting() == before
+
+
+def test_the_number_of_threads_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
+    assert default_count() == 3
+    monkeypatch.setenv("CONVNET_NUM_THREADS", "5")
+    assert default_count() == 5
+    monkeypatch.setenv("CONVNET_NUM_THREADS", "many")
+    with pytest.raises(ValueError, match="CONVNET_NUM_THREADS is 'many'"):
+        default_count()
+    with pytest.raises(ValueError, match="number of threads is 0"):
+        Workers(0)
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    workers = Workers(2)
+
+    def fail(low, high, workspace):
+        if low > 0:
+            raise RuntimeError("part two")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="part two"):
+            workers.run(fail, 4, lambda part: (), 2, np.dtype(float))
+
+
+def test_several_python_threads_may_compute_at_once(fast):
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((8, 20, 20, 8)), rng.standard_normal((3, 3, 8, 16))
+    expected, failures = REFERENCE.conv(x, w, None, (1, 1), (1, 1)), []
+
+    def work():
+        for _ in range(20):
+            with fast.computing():
+                if np.abs(fast.conv(x, w, None, (1, 1), (1, 1)) - expected).max() > 1e-11:
+                    failures.append(threading.get_ident())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_kernels_work_in_a_forked_child():
+    code = (
+        "import os, numpy as np\n"
+        "from convnet.kernels.fast import FastKernels\n"
+        "k, x = FastKernels(2), np.ones((8, 20, 20, 8))\n"
+        "w = np.ones((3, 3, 8, 16))\n"
+        "first = k.conv(x, w, None, (1, 1), (1, 1)).sum()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if k.conv(x, w, None, (1, 1), (1, 1)).sum() == first else 3)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_pool_reuses_memory_that_nobody_holds_and_no_other():
+    pool = Pool()
+    first = pool.empty((1000, 100), "float64")
+    address = first.ctypes.data
+    assert address % 64 == 0
+    view = first[10:20]
+    del first
+    other = pool.empty((1000, 100), "float64")
+    assert not np.shares_memory(other, view)
+    del view
+    again = pool.empty((1000, 100), "float64")
+    assert again.ctypes.data == address
+
+
+def test_pool_gives_back_idle_memory_of_other_sizes():
+    pool = Pool()
+    for size in range(100, 200):
+        pool.empty((size, 1000), "float64")
+    assert sum(size * len(held) for size, held in pool._held.items()) < 20 * 200 * 1000 * 8
+
+
+def test_using_and_loading_by_name():
+    with kernels.using("reference") as chosen:
+        assert kernels.cpu() is chosen
+        assert chosen.name == "reference"
+    with pytest.raises(ValueError, match="kernels 'slow' do not exist"):
+        kernels.load("slow")
