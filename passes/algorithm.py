@@ -71,16 +71,18 @@ class Run:
     batch : Batch
     training : bool
         Whether dropout drops and batch normalisation uses the batch's statistics.
+    draw : int or array (1,) of uint64 on the network's device, optional
+        What determines all that is random about the batch; by default the next number of the network's generator.
     """
 
-    def __init__(self, net: Network, loss: Loss, batch: Batch, training: bool = True):
+    def __init__(self, net: Network, loss: Loss, batch: Batch, training: bool = True, draw: Any = None):
         if not isinstance(loss, Loss):
             raise TypeError(f"loss must be one of convnet.losses, as in SoftmaxCrossEntropy(), not {loss!r}")
         self.net, self.loss, self.batch, self.training = net, loss, batch, training
         self.x = net.asarray(batch.images)
         self.labels = targets(batch.labels, net.body.output_shape[0], net.dtype, net.xp)
         # One draw for all that is random about the batch: every pass sees the same masks.
-        self.draw = int(net.generator.integers(2**63))
+        self.draw = int(net.generator.integers(2**63)) if draw is None else draw
 
     def first(self, x: Array) -> tuple[FirstPass, Objective]:
         """Run a first pass on `x` and return it with the loss of what came out."""
@@ -133,7 +135,7 @@ class Run:
 class Algorithm:
     """Base class of the training algorithms. A subclass is a dataclass of its options and defines `schedule`."""
 
-    def gradients(self, net: Network, loss: Loss, batch: Batch, *, training: bool = True) -> Step:
+    def gradients(self, net: Network, loss: Loss, batch: Batch, *, training: bool = True, draw: Any = None) -> Step:
         """Compute the objective and its gradient for one batch. Changes nothing but the network's random generator.
 
         Parameters
@@ -143,6 +145,8 @@ class Algorithm:
         batch : Batch
         training : bool
             False for the gradient of the network in inference mode.
+        draw : int or array (1,) of uint64 on the network's device, optional
+            What determines dropout and noise; by default the next number of the network's generator.
 
         Raises
         ------
@@ -150,7 +154,7 @@ class Algorithm:
             If the batch does not fit the network, or lacks what the algorithm needs (tangents).
         """
         self.check(batch)
-        run = Run(net, loss, batch, training)
+        run = Run(net, loss, batch, training, draw)
         with kernels.of(run.x).computing():
             return self.schedule(run)
 
