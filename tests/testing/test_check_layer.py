@@ -1,6 +1,7 @@
 """The kit for layers is itself tested: with planted faults, which it must find and name."""
 import numpy as np
 import pytest
+
 from convnet.layers import (
     BatchNorm,
     Conv,
@@ -18,7 +19,6 @@ from convnet.layers import (
     Tanh,
 )
 from convnet.layers.batchnorm import Normalize
-
 from convnet.testing import CheckError, check_layer
 
 IMAGE, FLAT = (7, 6, 2), (5,)
