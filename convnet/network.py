@@ -318,7 +318,8 @@ class Network:
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
     def __repr__(self) -> str:
-        return f"<Network {self.input_shape} -> {self.root.output_shape}, {self.vector.size:,} parameters, {self.dtype}, {self.device}>"
+        shapes = f"{self.input_shape} -> {self.root.output_shape}"
+        return f"<Network {shapes}, {self.vector.size:,} parameters, {self.dtype}, {self.device}>"
 
 
 def slices(images: Array, batch_size: int) -> Iterator[Array]:

@@ -41,7 +41,9 @@ def layers_from_config(config: Sequence[Mapping[str, Any]]) -> list[Layer]:
     """
     made = []
     for entry in config:
-        options = {key: layers_from_config(value) if _holds_layers(value) else value for key, value in entry.items() if key != "type"}
+        options = {
+            key: layers_from_config(value) if _holds_layers(value) else value for key, value in entry.items() if key != "type"
+        }
         made.append(lookup("layer type", entry["type"], LAYER_TYPES)(**options))
     return made
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convnet.layers.base import Array, Layer, Record, real_number
-
 from convnet import kernels
+from convnet.layers.base import Array, Layer, Record, real_number
 
 
 @dataclass(eq=False)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from convnet.layers.base import Array, Builder, Layer, Record, Shape, image_shape
 
 from convnet.data.affine import affine_matrices, affine_resample_adjoint
 from convnet.data.augment import DRAWS, Augmentation
+from convnet.layers.base import Array, Builder, Layer, Record, Shape, image_shape
 
 
 @dataclass(eq=False)

@@ -1,6 +1,7 @@
 """Adversarial training: train on inputs moved in the direction that raises the loss (papers 001/002, sections 2.2 and 4.2).
 
-``x* = x + ε sign(dy_0)`` (Eq. 4; ``norm=1``) or ``x* = x + ε dy_0`` (``norm=2``), where ``dy_0 = dL/dx``; ``x*`` is held constant.
+``x* = x + ε sign(dy_0)`` (Eq. 4; ``norm=1``) or ``x* = x + ε dy_0`` (``norm=2``), where ``dy_0 = dL/dx``; ``x*`` is held
+constant.
 
 - Original: objective ``(L(x) + L(x*)) / 2`` (Eq. 5), the mean of both weight gradients.
 - Fast: objective ``L(x*)`` (Eq. 12), without the weight gradients at ``x``. Its best ``ε`` is half the original's.

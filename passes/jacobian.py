@@ -12,9 +12,10 @@ Hessian-scaled Frobenius  ``sum_c q_c q_c^T = H_L``;    ``Tr(J^T H_L J)`` (Eq. 6
                           softmax
 ========================  ============================  =====================================
 
-For each ``c``: a backward pass ``b`` from ``q_c``, which gives ``R_c = ‖b_0‖²``, and a third pass ``t`` from ``2 b_0``; weight gradient
-``G(t, b)``. One fourth pass for all of them follows the dependence of ``q_c`` and of the Jacobians: ``s_K = sum_c (dq_c/dz)^T t_K``
-with curvature ``sum_c k(t, b)``, giving ``G(y, s)``. The gradient is exact; there is no other published form.
+For each ``c``: a backward pass ``b`` from ``q_c``, which gives ``R_c = ‖b_0‖²``, and a third pass ``t`` from ``2 b_0``; weight
+gradient ``G(t, b)``. One fourth pass for all of them follows the dependence of ``q_c`` and of the Jacobians:
+``s_K = sum_c (dq_c/dz)^T t_K`` with curvature ``sum_c k(t, b)``, giving ``G(y, s)``. The gradient is exact; there is no other
+published form.
 """
 from __future__ import annotations
 
@@ -162,8 +163,8 @@ class HessianFrobenius(Penalty):
     def penalise(self, run: Run, objective: Objective, y: FirstPass, dy: Trace) -> tuple[Array, Products]:
         """Passes 2 and 3 for each class, for the variants one more pass 3, then one pass 4."""
         if objective.head is not None:
-            raise ValueError(f"the Hessian-scaled Frobenius regulariser needs logits, but the network ends in {objective.head!r}: "
-                             "leave that layer out and use a loss that contains it (SoftmaxCrossEntropy)")
+            raise ValueError("the Hessian-scaled Frobenius regulariser needs logits, but the network ends in "
+                             f"{objective.head!r}: leave that layer out and use a loss that contains it (SoftmaxCrossEntropy)")
         factors: list[Factor] = [
             objective.loss.hessian_factor(objective.z, objective.labels, c) for c in range(objective.z.shape[1])
         ]

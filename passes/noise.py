@@ -1,4 +1,7 @@
-"""Noise injection: train on inputs with Gaussian noise, ``x + σ μ``, ``μ ~ N(0, I)`` (paper 003, Eq. 57; papers 001/002, section 7.4)."""
+"""Noise injection: train on inputs with Gaussian noise, ``x + σ μ``, ``μ ~ N(0, I)``.
+
+Paper 003, Eq. 57; papers 001/002, section 7.4.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass

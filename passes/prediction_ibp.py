@@ -1,15 +1,15 @@
 """Prediction IBP: the predictions are trained to be insensitive to the variation that changes the loss most.
 
-Penalty ``R = (1/r) ‖∇_ε o(x + ε dy_0)‖_r^r = ℓ(t_o)`` with ``dy_0 = dL/dx`` (papers 001/002, section 3.2, Eq. 9), at the logits or at
-the output ``o``.
+Penalty ``R = (1/r) ‖∇_ε o(x + ε dy_0)‖_r^r = ℓ(t_o)`` with ``dy_0 = dL/dx`` (papers 001/002, section 3.2, Eq. 9), at the
+logits or at the output ``o``.
 
 1. Forward and backward pass: ``y``, ``dy``.
 2. Third pass ``t`` from ``t_0 = dy_0`` to the end: ``R = ℓ(t_o)``.
 3. Backward pass ``u`` from ``ℓ'(t_o)`` through the linearised network. Published weight gradient: ``G(t, u)``.
 
-The exact gradient also follows how the Jacobian and ``dy_0`` depend on the weights. ``dR/d(dy_0) = u_0``, so the second of them is
-a penalty on ``dy_0``: a third pass ``t'`` from ``u_0``, giving ``G(t', dy)``. One fourth pass serves both: ``s_K = H_L(z) t'_K`` (plus
-the output's curvature), with curvature ``k(t, u) + k(t', dy)``, giving ``G(y, s)``.
+The exact gradient also follows how the Jacobian and ``dy_0`` depend on the weights. ``dR/d(dy_0) = u_0``, so the second of
+them is a penalty on ``dy_0``: a third pass ``t'`` from ``u_0``, giving ``G(t', dy)``. One fourth pass serves both:
+``s_K = H_L(z) t'_K`` (plus the output's curvature), with curvature ``k(t, u) + k(t', dy)``, giving ``G(y, s)``.
 """
 from __future__ import annotations
 

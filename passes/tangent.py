@@ -1,12 +1,13 @@
 """Tangent propagation: insensitivity to known variations, given as tangent vectors ``τ_k`` of each input.
 
 Original (Simard et al. 2012; papers 001/002, section 2.1, Eq. 3): penalty on the predictions,
-``R = sum_k ℓ(∇_θ o(x + θ τ_k)) = sum_k ℓ(t^k_o)``. For each tangent a third pass ``t^k`` from ``τ_k`` and a backward pass ``u^k`` from
-``ℓ'(t^k_o)``; weight gradient ``sum_k G(t^k, u^k)``. The exact form adds one fourth pass with curvature ``sum_k k(t^k, u^k)``; on
-piecewise-linear networks with the penalty at the logits it is zero, and published and exact are the same.
+``R = sum_k ℓ(∇_θ o(x + θ τ_k)) = sum_k ℓ(t^k_o)``. For each tangent a third pass ``t^k`` from ``τ_k`` and a backward pass
+``u^k`` from ``ℓ'(t^k_o)``; weight gradient ``sum_k G(t^k, u^k)``. The exact form adds one fourth pass with curvature
+``sum_k k(t^k, u^k)``; on piecewise-linear networks with the penalty at the logits it is zero, and published and exact are the
+same.
 
-Fast (papers 001/002, section 4.1, Eq. 10): penalty on the loss, ``R = sum_k ℓ(dy_0 · τ_k)``. It is a penalty on ``dy_0``, so ONE third
-pass from ``t_0 = sum_k ℓ'(dy_0 · τ_k) τ_k`` serves any number of tangents.
+Fast (papers 001/002, section 4.1, Eq. 10): penalty on the loss, ``R = sum_k ℓ(dy_0 · τ_k)``. It is a penalty on ``dy_0``, so ONE
+third pass from ``t_0 = sum_k ℓ'(dy_0 · τ_k) τ_k`` serves any number of tangents.
 
 Here ``ℓ(v) = (1/r) ‖v‖_r^r``.
 """
@@ -79,8 +80,8 @@ class TangentProp(InputGradientPenalty):
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the batch brings no tangents."""
         if batch.tangents is None:
-            raise ValueError("tangent propagation needs tangents: pass Batch(images, labels, tangents) with an array (N, M, ...), "
-                             "as convnet.data.tangents computes it")
+            raise ValueError("tangent propagation needs tangents: pass Batch(images, labels, tangents) with an array "
+                             "(N, M, ...), as convnet.data.tangents computes it")
 
     def seed(self, run: Run, dy_0: Array) -> tuple[Array, Array]:
         """Fast form: return ``sum_k ℓ(dy_0 · τ_k)`` and its derivative ``sum_k ℓ'(dy_0 · τ_k) τ_k``."""

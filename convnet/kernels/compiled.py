@@ -4,8 +4,8 @@ All arrays are flat views of C-contiguous, channels-last arrays; ``H, W, C`` are
 the rows and columns of windows, ``KH, KW`` a window's size, ``SH, SW`` its stride, ``PH, PW`` the padding, ``F`` the filters.
 
 Convolution unfolds along the width only. For each (padded) image row ``i`` and each window column ``q`` it copies the run of
-``KW·C`` values that a window sees in that row. The rows of the unfolded image that window row ``k`` touches, ``i = p·SH + k`` for all
-``p``, lie next to each other (rows are grouped by ``i mod SH``), so the convolution is a sum of ``KH`` matrix products,
+``KW·C`` values that a window sees in that row. The rows of the unfolded image that window row ``k`` touches, ``i = p·SH + k``
+for all ``p``, lie next to each other (rows are grouped by ``i mod SH``), so the convolution is a sum of ``KH`` matrix products,
 ``Y = sum_k U[k] W[k]``, and full im2col's ``KH``-fold copies are never made. The unfolded image stays in the cache.
 """
 from __future__ import annotations
@@ -108,7 +108,7 @@ def conv_weight_gradient(low, high, u, address, a, b, gradient, H, W, C, KH, KW,
 
 @compiled
 def dense(low, high, u, address, x, weight, weight_t, bias, y, M, K, N):
-    """Columns ``low`` to ``high`` of ``y = x weight + bias``; `bias` is empty for none; with `weight_t` it is stored as (N, K)."""
+    """Columns ``low`` to ``high`` of ``y = x weight + bias``; `bias` is empty for none; with `weight_t`, weight is (N, K)."""
     if len(bias):
         for m in range(M):
             y[m * N + low:m * N + high] = bias[low:high]

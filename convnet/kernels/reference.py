@@ -73,7 +73,7 @@ class ReferenceKernels:
         for place, (k, l) in enumerate(np.ndindex(*size)):
             cell = window_cell(x, k, l, stride, counts)
             # A NaN wins and stays, so that it is seen.
-            better = (cell > y) | ((cell != cell) & (y == y))  # noqa: PLR0124
+            better = (cell > y) | ((cell != cell) & (y == y))
             y = xp.where(better, cell, y)
             if where is not None:
                 where[better] = place
