@@ -62,7 +62,7 @@ def save_network(net: Network, path: str | PathLike[str]) -> Path:
     """Write `net` to `path`, whole or not at all."""
     arrays = {name: kernels.to_numpy(array) for name, array in {**net.parameters, **net.state}.items()}
     header = json.dumps({"format": FORMAT, **net.config()})
-    return write_atomically(path, lambda file: np.savez(file, architecture=np.array(header), **arrays))
+    return write_atomically(path, lambda file: np.savez(file, **{"architecture": np.array(header), **arrays}))  # type: ignore[arg-type]
 
 
 def load_network(path: str | PathLike[str], device: str = "cpu") -> Network:

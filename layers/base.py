@@ -16,6 +16,7 @@ from convnet.kernels.reference import random_bits
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Shape = tuple[int, ...]
+IntOrPair = Any  # an int or a pair of ints as given; a pair once checked
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 
@@ -264,7 +265,7 @@ def join(path: str, name: str) -> str:
     return ".".join(part for part in (path, name) if part)
 
 
-def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+def pair(name: str, value: IntOrPair, least: int) -> tuple[int, int]:
     """Return `value` as a pair of ints that are at least `least`.
 
     Raises
@@ -272,7 +273,7 @@ def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]
     ValueError
         If `value` is neither an int nor a pair of ints, or too small.
     """
-    values = (value, value) if np.ndim(value) == 0 else tuple(value)  # type: ignore[arg-type]
+    values = (value, value) if np.ndim(value) == 0 else tuple(value)
     whole = len(values) == 2 and all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values)
     if not whole or min(values) < least:
         raise ValueError(f"{name} is {value!r}; it must be an int or a pair of ints, each at least {least}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convnet import kernels
-from convnet.layers.base import Array, Builder, Layer, Record, Shape, image_shape, pair, whole_number
+from convnet.layers.base import Array, Builder, IntOrPair, Layer, Record, Shape, image_shape, pair, whole_number
 
 
 @dataclass(eq=False)
@@ -35,9 +35,9 @@ class Conv(Layer):
     """
 
     filters: int
-    size: int | tuple[int, int]
-    stride: int | tuple[int, int] = 1
-    padding: int | tuple[int, int] = 0
+    size: IntOrPair
+    stride: IntOrPair = 1
+    padding: IntOrPair = 0
     bias: bool = True
 
     linear = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convnet import kernels
-from convnet.layers.base import Array, Builder, Layer, Record, Shape, image_shape, pair
+from convnet.layers.base import Array, Builder, IntOrPair, Layer, Record, Shape, image_shape, pair
 from convnet.layers.conv import window_counts
 
 
@@ -26,8 +26,8 @@ class MaxPool(Layer):
         Step between windows; smaller than `size` they overlap.
     """
 
-    size: int | tuple[int, int]
-    stride: int | tuple[int, int]
+    size: IntOrPair
+    stride: IntOrPair
 
     def __post_init__(self) -> None:
         self.size = pair("size", self.size, 1)
@@ -62,8 +62,8 @@ class MeanPool(Layer):
         As for `MaxPool`.
     """
 
-    size: int | tuple[int, int]
-    stride: int | tuple[int, int]
+    size: IntOrPair
+    stride: IntOrPair
 
     linear = True
 

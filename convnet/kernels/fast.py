@@ -62,6 +62,7 @@ class FastKernels(ReferenceKernels):
         self.conv_adjoint(b, w, one, one, (3, 3))
         self.conv_weight_gradient(x, b, two, one, one)
         y, positions = self.max_pool(x, two, one)
+        assert positions is not None
         self.max_pool_scatter(y, positions, two, one, (3, 3))
         self.max_pool_gather(x, positions, two, one)
         self.mean_pool_adjoint(self.mean_pool(x, two, one), two, one, (3, 3))
