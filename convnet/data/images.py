@@ -78,10 +78,9 @@ class ImageView:
 
 def scaled(images: np.ndarray, dtype: np.dtype, scale: float = 1.0, mean: np.ndarray | None = None) -> np.ndarray:
     """Return ``images / scale - mean`` in `dtype`; never the memory of `images` itself."""
-    if scale == 1.0:
-        result = np.array(images, dtype)
-    else:
-        result = np.divide(images, dtype.type(scale), dtype=dtype, casting="unsafe")
+    result = np.array(images, dtype)
+    if scale != 1.0:
+        result /= dtype.type(scale)
     if mean is not None:
         result -= mean.astype(dtype)
     return result
