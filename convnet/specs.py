@@ -76,7 +76,7 @@ def choices(kind: str, text: str, known: Mapping[str, Kind]) -> list[tuple[str, 
     given: dict[str, list[str]] = {}
     for part in filter(None, (part.strip() for part in rest.split(","))):
         option, equals, values = part.partition("=")
-        lookup(f"option of {kind} {name!r}", option, allowed)
+        lookup(f"{name} option", option, allowed)
         if not equals or not values:
             raise ValueError(f"{kind} {name!r}: option {option!r} has no value; write {option}=value")
         if option in given:
@@ -85,14 +85,18 @@ def choices(kind: str, text: str, known: Mapping[str, Kind]) -> list[tuple[str, 
     missing = [key for key, f in allowed.items()
                if key not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing:
-        raise ValueError(f"{kind} {name!r} needs {' and '.join(missing)}: write {what.usage(name)}")
+        raise ValueError(f"{kind} {name!r} needs {' and '.join(missing)}: "
+                         f"write {name}:{','.join(f'{key}=...' for key in missing)}")
     hints = typing.get_type_hints(what.type)
     made = []
     for combination in itertools.product(*given.values()):
         texts = dict(zip(given, combination, strict=True))
         options = {key: _value(f"{kind} {name!r}: {key}", value, hints[key]) for key, value in texts.items()}
         spec = f"{name}:{','.join(f'{key}={value}' for key, value in texts.items())}" if texts else name
-        made.append((spec, what.type(**what.fixed, **options)))
+        try:
+            made.append((spec, what.type(**what.fixed, **options)))
+        except ValueError as error:
+            raise ValueError(f"{kind} {spec!r}: {error}") from None
     return made
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from convnet import kernels
 from convnet.checkpoint import Checkpoint, fingerprint
+from convnet.devices import memory_errors
 from convnet.evaluation import default_loss, error_rate
 from convnet.history import Epoch, History
 from convnet.layers.base import whole_number
@@ -125,6 +126,8 @@ def train(
         At the first loss that is not finite; the parameters are those before that step.
     OSError
         If the checkpoint folder cannot be written.
+    DeviceMemoryError
+        If the GPU's memory does not hold a batch.
     """
     _check_types(algorithm, optimizer)
     whole_number("epochs", epochs, 1)
@@ -155,7 +158,7 @@ def train(
             start = time.perf_counter()
             totals.begin(epoch, rates[epoch])
             # What overflows shows in the loss, which is looked at after every step.
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"), memory_errors(batch_size):
                 for number, rows in enumerate(samples.shuffled(shuffler)):
                     step = algorithm.gradients(net, loss, samples.batch(rows, epoch, number))
                     totals.add(step, samples.ids[rows])
