@@ -4,9 +4,12 @@
     python data_scripts/build_digits.py OUTPUT.npz
 """
 import sys
+from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from convnet.data.sampling import stratified_indices
 

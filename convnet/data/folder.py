@@ -1,4 +1,4 @@
-"""Data sets made of image files in one folder per class, as ImageNet's subsets are kept (paper 004, section 4).
+"""Data sets made of image files in one folder per class, as ImageNet's subsets are kept (paper 004, section 5).
 
 Either ``root/train/<class>/*`` and ``root/test/<class>/*`` (``val`` or ``validation`` will do), or ``root/<class>/*``,
 of which a share is held back for testing. Needs Pillow (extra ``images``).
