@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -67,15 +68,7 @@ class Library:
         )
         whole = f'#include "{HEADER}"\n{text}\n{launchers}\n'
         key = hashlib.sha256(f"{HEADER.read_text()}{whole}{flags}".encode()).hexdigest()[:16]
-        target = _folder() / f"{real}-{key}.so"
-        if not target.exists():
-            target.with_suffix(".cpp").write_text(whole)
-            subprocess.run(
-                [COMPILER, "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
-                 "-Wno-unused-variable", f"-DREAL={real}", *flags, str(target.with_suffix(".cpp")), "-o", str(target)],
-                check=True, capture_output=True, text=True,
-            )
-        self._library = ctypes.CDLL(str(target))
+        self._library = compiled(f"{real}-{key}", whole, (f"-DREAL={real}", *flags))
 
     def launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         """Run a kernel.
@@ -124,11 +117,27 @@ def _sizes(given: tuple[int, ...]) -> ctypes.Array:
     return (ctypes.c_uint * 3)(*padded)
 
 
-@cache
-def _folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / "convnet-cuda-shim"
+def compiled(name: str, text: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """Return C++ source as a loaded library, kept among the temporary files for the next run.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not compile without warnings.
+    """
+    folder = Path(tempfile.gettempdir()) / f"convnet-cuda-shim-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    return folder
+    target = folder / f"{name}.so"
+    if not target.exists():
+        own = folder / f"{name}-{os.getpid()}.cpp"
+        own.write_text(text)
+        result = subprocess.run(
+            [str(COMPILER), "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+             *flags, str(own), "-o", str(own.with_suffix(".so"))], capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"g++ refuses {own}:\n{result.stderr}")
+        os.replace(own.with_suffix(".so"), target)
+    return ctypes.CDLL(str(target))
 
 
 @cache

@@ -46,8 +46,7 @@ class Choices:
             In order of preference: of equally fast ones the first is taken.
         """
         if self.table.get(problem) not in ways:
-            self.table[problem] = self._fastest(ways)
-            self._record()
+            self._record(problem, self._fastest(ways), ways)
         return ways[self.table[problem]]
 
     def _fastest(self, ways: Mapping[str, Way]) -> str:
@@ -58,10 +57,13 @@ class Choices:
         best = {name: min(self._seconds(way, RUNS) for _ in range(ROUNDS)) for name, way in ways.items()}
         return min(best, key=best.__getitem__)
 
-    def _record(self) -> None:
-        """Add the own choices to what other processes recorded meanwhile; the file's come first."""
-        self.table = {**self.table, **read(self.path)}
-        write_text(self.path, json.dumps(self.table, indent=1, sort_keys=True) + "\n")
+    def _record(self, problem: str, chosen: str, ways: Mapping[str, Way]) -> None:
+        """Record a choice, unless another process has done so meanwhile: then its choice holds."""
+        recorded = read(self.path)
+        if recorded.get(problem) not in ways:
+            recorded[problem] = chosen
+            write_text(self.path, json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+        self.table |= recorded
 
 
 def read(path: Path) -> dict[str, str]:

@@ -152,7 +152,8 @@ class Products:
 
     def _gemm(self, a: Array, a_t: bool, b: Array, b_t: bool, shape: tuple[int, int]) -> Array:
         out = self._xp.empty(shape, a.dtype)
-        self._cublas.product(a, a_t, b, b_t, out, self._tf32())  # type: ignore[union-attr]
+        tf32 = a.dtype == np.float32 and self._tf32()
+        self._cublas.product(a, a_t, b, b_t, out, tf32)  # type: ignore[union-attr]
         return out
 
     def _biased(self, y: Array, bias: Array | None) -> Array:

@@ -1,0 +1,17 @@
+"""All layers, passes and algorithms on a stand-in for CuPy, which refuses NumPy's functions, against the CPU."""
+import pytest
+
+from tests.gpu.comparisons import ALGORITHMS, LAYERS, compare_algorithm, compare_layer
+
+pytestmark = pytest.mark.usefixtures("cupy")
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("training", [True, False])
+def test_layers(name, training):
+    compare_layer(LAYERS[name], "float64", training)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithms(name):
+    compare_algorithm(ALGORITHMS[name], "float64")
