@@ -99,38 +99,66 @@ class ComplexConv(Layer):
 class Modulus(Layer):
     """Absolute value ``y = |x|`` of each complex (or real) number; the output is real.
 
-    Notes ----- With the phase ``p = x/|x|`` the backward pass is ``b p`` and the third pass ``Re(conj(p) t)``. Along
-    ``t`` the phase changes by the part of ``t`` across ``p``, over ``|x|``, so the curvature is ``k(t, b) = b (t - p
-    Re(conj(p) t))/|x|``. At ``x = 0`` derivative and curvature are defined as 0.
+    Notes
+    -----
+    With the phase ``p = x/|x|`` the backward pass is ``b p`` and the third pass ``Re(conj(p) t)``. Along ``t`` the phase
+    changes by the part of ``t`` across ``p``, over ``|x|``, so the curvature is
+    ``k(t, b) = b (t - p Re(conj(p) t))/|x|``. At ``x = 0`` derivative and curvature are defined as 0.
     """
 
     curved = True
     analytic = False
 
     def forward(self, x: Array, record: Record) -> Array:
-        """Return ``|x|`` and record the phase and ``1/|x|``."""
-        xp = kernels.array_module(x)
-        y = xp.abs(x)
-        if not record.kept:
-            return y
-        # Below the smallest normal number 1/|x| is not finite: such a number counts as 0.
-        zero = y < xp.finfo(y.dtype).tiny
-        record.inverse = xp.where(zero, 0, 1 / xp.where(zero, 1, y)).astype(y.dtype)
-        record.phase = x * record.inverse
+        """Return ``|x|``; record `x` and ``1/|x|``."""
+        y = kernels.array_module(x).abs(x)
+        if record.kept:
+            record.input, record.inverse = x, reciprocal(y)
         return y
 
     def backward(self, b: Array, record: Record) -> Array:
         """Return ``b p``."""
-        return b * record.phase
+        return scaled(record.input, b * record.inverse)
 
     def third_pass(self, t: Array, record: Record) -> Array:
         """Return ``Re(conj(p) t)``."""
-        p = record.phase
-        return p.real * t.real + p.imag * t.imag
+        return record.inverse * real_product(record.input, t)
 
     def curvature(self, t: Array, b: Array, record: Record) -> Array:
         """Return ``b (t - p Re(conj(p) t))/|x|``."""
-        return b * record.inverse * (t - record.phase * self.third_pass(t, record))
+        along = scaled(record.input, record.inverse * self.third_pass(t, record))
+        return scaled(t - along, b * record.inverse)
+
+
+def reciprocal(y: Array) -> Array:
+    """Return ``1/y`` of numbers that are not negative; 0 below the smallest normal number, where it is not finite."""
+    xp = kernels.array_module(y)
+    tiny = xp.finfo(y.dtype).tiny
+    inverse = xp.maximum(y, tiny)
+    xp.divide(1, inverse, out=inverse)
+    inverse *= y >= tiny
+    return inverse
+
+
+def scaled(x: Array, factor: Array) -> Array:
+    """Return `x`, complex or real, times a real `factor`."""
+    if x.dtype.kind != "c":
+        return x * factor
+    xp = kernels.array_module(x)
+    # Part by part: a product of a complex with a real array would make the real one complex first.
+    out = xp.empty_like(x)
+    xp.multiply(x.real, factor, out=out.real)
+    xp.multiply(x.imag, factor, out=out.imag)
+    return out
+
+
+def real_product(x: Array, t: Array) -> Array:
+    """Return ``Re(conj(x) t)`` by element."""
+    if x.dtype.kind != "c":
+        return x * t
+    product = x.real * t.real
+    product += x.imag * t.imag
+    return product
 
 
 def as_real(x: Array) -> Array:
