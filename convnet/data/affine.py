@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from convnet import kernels
 from convnet.kernels import array_module
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -76,11 +77,18 @@ def affine_resample(images: Array, matrices: Array, output_size: tuple[int, int]
     """
     images, matrices, size = _checked(images, matrices, output_size, "fc")
     count, height, width, channels = images.shape
+    fill = array_module(images).asarray(fill, images.dtype)
+    if _compiled(images):
+        from convnet.data import affine_compiled
+
+        result = np.empty((count, *size, channels), images.dtype)
+        affine_compiled.resample(_plain(images), _plain(matrices), np.full(channels, fill), result)
+        return result
     indices, weights = _taps(matrices, count, (height, width), size)
     flat = images.reshape(count * height * width, channels)
     weights = weights.astype(images.dtype)
     outside = (1 - weights.sum(axis=0))[..., None]
-    result = outside * array_module(images).asarray(fill, images.dtype) + sum(
+    result = outside * fill + sum(
         weight[..., None] * flat.take(index, axis=0) for index, weight in zip(indices, weights, strict=True))
     return result.astype(images.dtype, copy=False).reshape(count, *size, channels)
 
@@ -100,12 +108,18 @@ def affine_resample_adjoint(derivatives: Array, matrices: Array, input_size: tup
     Returns
     -------
     array (N, H, W, C) of the type of `derivatives`
-        Sums are formed in whole numbers, 2^-50 of the largest term apart, so that they do not depend on the order in
-        which a device adds.
+        On a GPU sums are formed in whole numbers, 2^-50 of the largest term apart, so that they do not depend on the
+        order in which they are added.
     """
     derivatives, matrices, size = _checked(derivatives, matrices, input_size, "f")
     xp = array_module(derivatives)
     count, height, width, channels = derivatives.shape
+    if _compiled(derivatives):
+        from convnet.data import affine_compiled
+
+        result = np.empty((count, *size, channels), derivatives.dtype)
+        affine_compiled.adjoint(_plain(derivatives), _plain(matrices), result)
+        return result
     indices, weights = _taps(matrices, count, size, (height, width))
     values = derivatives.reshape(count, height * width, channels).astype(np.float64)
     # The largest sum any pixel can receive is max |b| times the number of output pixels (weights are at most 1 in sum).
@@ -118,6 +132,16 @@ def affine_resample_adjoint(derivatives: Array, matrices: Array, input_size: tup
         for index, weight in zip(indices, weights, strict=True):
             xp.add.at(total, index, xp.rint(weight[..., None] * values / unit).astype(np.int64).view(np.uint64))
     return (total.view(np.int64) * unit).astype(derivatives.dtype).reshape(count, *size, channels)
+
+
+def _compiled(images: Array) -> bool:
+    """Tell whether the compiled functions are in use and suit these arrays."""
+    return array_module(images) is np and images.dtype in (np.float32, np.float64) and kernels.cpu().name == "fast"
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Return `array`, or a copy, of the one kind for which functions are compiled: contiguous and writable."""
+    return np.require(array, requirements=["C", "W", "E"])
 
 
 def _checked(images: Array, matrices: Array, size: tuple[int, int] | None,

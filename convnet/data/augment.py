@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnet.data.affine import Array, affine_matrices, affine_resample
+from convnet.data.images import blocks
+from convnet.kernels import array_module
 
 Key = int | Sequence[int]
 
@@ -129,7 +131,8 @@ class Augmentation:
 
     def central(self, images: Array) -> Array:
         """Return the central crop of each image, without any random factor, for use at test time."""
-        return self.resample(images, affine_matrices())
+        parts = [self.resample(images[block], affine_matrices()) for block in blocks(images)]
+        return array_module(parts[0]).concatenate(parts)
 
     def resample(self, images: Array, matrices: np.ndarray, fill: float | None = None) -> Array:
         """Return the images moved by given maps, in this augmentation's size, with `fill` or its own fill value."""

@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convnet import kernels
 from convnet.data.affine import affine_matrices, affine_resample, affine_resample_adjoint
 from convnet.data.augment import DRAWS, Augmentation
+from convnet.data.images import ImageView
+
+KERNELS = sorted({"reference", kernels.available()})
 
 
 def resample_by_loops(images, matrices, size, fill):
@@ -42,15 +46,18 @@ def test_resampling_and_its_adjoint(height, width, rows, columns, channels, seed
     images = generator.standard_normal((3, height, width, channels))
     matrices = random_matrices(3, seed)
     fill = generator.standard_normal(channels)
-    ours = affine_resample(images, matrices, (rows, columns), fill)
-    np.testing.assert_allclose(ours, resample_by_loops(images, matrices, (rows, columns), fill), rtol=0, atol=1e-12)
-    # <b, J x> = <J^T b, x>, where J is the map with fill 0
-    b = generator.standard_normal(ours.shape)
-    adjoint = affine_resample_adjoint(b, matrices, (height, width))
-    linear = affine_resample(images, matrices, (rows, columns))
-    scale = np.linalg.norm(b) * np.linalg.norm(images)
-    assert abs((b * linear).sum() - (adjoint * images).sum()) < 1e-13 * scale
-    assert adjoint.shape == images.shape
+    b = generator.standard_normal((3, rows, columns, channels))
+    expected = resample_by_loops(images, matrices, (rows, columns), fill)
+    for name in KERNELS:
+        with kernels.using(name):
+            ours = affine_resample(images, matrices, (rows, columns), fill)
+            linear = affine_resample(images, matrices, (rows, columns))
+            adjoint = affine_resample_adjoint(b, matrices, (height, width))
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
+        # <b, J x> = <J^T b, x>, where J is the map with fill 0
+        scale = np.linalg.norm(b) * np.linalg.norm(images)
+        assert abs((b * linear).sum() - (adjoint * images).sum()) < 1e-13 * scale
+        assert adjoint.shape == images.shape
 
 
 def test_adjoint_is_the_transposed_matrix():
@@ -63,22 +70,55 @@ def test_adjoint_is_the_transposed_matrix():
     assert np.count_nonzero(rows) > 5
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_compiled_functions_agree_with_the_plain_ones(dtype, tmp_path):
+    if kernels.available() != "fast":
+        pytest.skip("numba is not installed")
+    generator = np.random.default_rng(13)
+    images = generator.standard_normal((5, 9, 8, 4)).astype(dtype)
+    stored = np.memmap(tmp_path / "images", images.dtype, "w+", shape=images.shape)
+    stored[:] = images
+    for source, matrices in ((images, random_matrices(5, 13)), (images[::-1, :, :, 1:3], random_matrices(1, 13)),
+                            (np.memmap(stored.filename, images.dtype, "r", shape=images.shape), random_matrices(5, 1))):
+        results = []
+        for name in ("reference", "fast"):
+            with kernels.using(name):
+                results.append((affine_resample(source, matrices, (11, 5), 0.25),
+                                affine_resample_adjoint(source, matrices, (6, 12))))
+        for plain, compiled in zip(*results, strict=True):
+            np.testing.assert_allclose(compiled, plain, rtol=0, atol=8 * np.finfo(dtype).eps)
+            assert plain.dtype == compiled.dtype == source.dtype and type(compiled) is np.ndarray
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_central_crops_are_made_in_blocks(monkeypatch, name):
+    images = np.random.default_rng(14).standard_normal((23, 7, 7, 2)).astype("f4")
+    augmentation = Augmentation(crop=(4, 9), fill=0.5)
+    with kernels.using(name):
+        whole = augmentation.central(images)
+        monkeypatch.setattr("convnet.data.images._BLOCK_BYTES", 5 * images[0].nbytes)
+        np.testing.assert_array_equal(augmentation.central(images), whole)
+        np.testing.assert_array_equal(augmentation.central(ImageView(images)), whole)
+
+
 def test_adjoint_does_not_depend_on_the_order_of_addition():
     generator = np.random.default_rng(6)
     matrices = random_matrices(4, 6)
     b = generator.standard_normal((4, 9, 9, 2)) * 10.0 ** generator.integers(-6, 6, (4, 9, 9, 2))
-    whole = affine_resample_adjoint(b, matrices, (8, 7))
     # turning the output by half a turn visits its pixels in the opposite order
     turned = matrices * np.array([-1.0, -1.0, 1.0])
-    np.testing.assert_array_equal(affine_resample_adjoint(b[:, ::-1, ::-1], turned, (8, 7)), whole)
+    with kernels.using("reference"):
+        whole = affine_resample_adjoint(b, matrices, (8, 7))
+        np.testing.assert_array_equal(affine_resample_adjoint(b[:, ::-1, ::-1], turned, (8, 7)), whole)
 
 
-def test_adjoint_passes_on_zeros_and_nan():
-    matrices = affine_matrices()
-    assert not affine_resample_adjoint(np.zeros((1, 3, 3, 1)), matrices, (3, 3)).any()
+@pytest.mark.parametrize("name", KERNELS)
+def test_adjoint_passes_on_zeros_and_nan(name):
     b = np.ones((1, 3, 3, 1))
     b[0, 0, 0] = np.nan
-    assert np.isnan(affine_resample_adjoint(b, matrices, (3, 3))).all()
+    with kernels.using(name):
+        assert not affine_resample_adjoint(np.zeros((1, 3, 3, 1)), affine_matrices(), (3, 3)).any()
+        assert np.isnan(affine_resample_adjoint(b, affine_matrices(), (3, 3))[0, 0, 0, 0])
 
 
 def test_float32_stays_float32_and_is_near():
