@@ -138,6 +138,7 @@ class Layer:
     state: Mapping[str, Array] = NOTHING
     input_shape: Shape | None = None
     output_shape: Shape
+    path: str = ""
     index: int = -1
     frozen: bool = False
     learning_rate_coefficient: float = 1.0
@@ -155,10 +156,13 @@ class Layer:
         """
         if self.input_shape is not None:
             raise ValueError(f"{self!r} already belongs to a network: make a new layer for each place")
+        self.path = path
         try:
             self.output_shape = self.build(tuple(input_shape), builder)
         except ValueError as error:
-            raise ValueError(f"layer {path or '(root)'}, {self!r}: {error}") from None
+            # An inner layer's error names its place already.
+            named = error if str(error).startswith("layer ") else f"layer {path or '(root)'}, {self!r}: {error}"
+            raise ValueError(str(named)) from None
         self.input_shape = tuple(input_shape)
         return self.output_shape
 

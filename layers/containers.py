@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from convnet.layers.base import Array, Builder, Container, Layer, Shape, join
+from convnet.layers.block import with_blocks
 
 Walk = Callable[[Layer, Array], Array]
 
@@ -58,15 +60,20 @@ class Sequential(Container):
             shape = layer.attach(shape, builder, join(path, name))
         return shape
 
+    @cached_property
+    def plan(self) -> tuple[Layer, ...]:
+        """The layers as they are walked: convolution, ReLU and max pooling in a row as one block."""
+        return with_blocks(self.layers)
+
     def forward(self, x: Array, walk: Any) -> Array:
         """Go up the chain."""
-        for layer in self.layers:
+        for layer in self.plan:
             x = walk(layer, x)
         return x
 
     def backward(self, b: Array, walk: Any) -> Array:
         """Go down the chain."""
-        for layer in reversed(self.layers):
+        for layer in reversed(self.plan):
             b = walk(layer, b)
         return b
 
@@ -122,7 +129,7 @@ class Residual(Container):
 
     def build(self, input_shape: Shape, builder: Builder) -> Shape:
         """Attach both branches and check that their shapes agree."""
-        shapes = {name: child.attach(input_shape, builder, name) for name, child in self.children()}
+        shapes = {name: child.attach(input_shape, builder, join(self.path, name)) for name, child in self.children()}
         given = shapes.get("shortcut", input_shape)
         if shapes["body"] != given:
             source = "the projection gives" if "shortcut" in shapes else "the identity shortcut gives"

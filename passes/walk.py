@@ -16,7 +16,7 @@ passes of a batch read the records of its first pass and write none, so any pass
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from convnet.layers.base import Container, Layer, Record
 from convnet.layers.containers import added
 
 Array = Any
+NOWHERE: frozenset[Layer] = frozenset()
 
 
 @dataclass(eq=False)
@@ -54,6 +55,43 @@ class FirstPass(Trace):
     records: dict[Layer, Record] = field(default_factory=dict)
 
 
+class Walk:
+    """A pass under way, as the containers see it: ``walk(layer, x)`` takes `x` through an inner layer.
+
+    Parameters
+    ----------
+    method : {"forward", "backward", "third_pass"}
+        The method of containers that belongs to this pass.
+    visit : callable
+        What the pass does at a layer that computes.
+    record : callable
+        Gives a layer's record: a fresh one on the first pass, that one on the others.
+    trace : Trace
+    ends : frozenset of Layer
+        The layers that the pass need not cross.
+
+    Notes
+    -----
+    A container that computes several layers in one go uses `record`, `note` and `ends` to leave behind what they would have.
+    """
+
+    def __init__(
+        self, method: str, visit: Callable[[Layer, Array], Array], record: Callable[[Layer], Record], trace: Trace,
+        ends: frozenset[Layer] = NOWHERE,
+    ):
+        self._method, self._visit, self.record, self._trace, self.ends = method, visit, record, trace, ends
+
+    def __call__(self, layer: Layer, x: Array | None) -> Array | None:
+        if isinstance(layer, Container):
+            return getattr(layer, self._method)(x, self)
+        return self._visit(layer, x)
+
+    def note(self, layer: Layer, x: Array) -> None:
+        """Keep `x` as what reached `layer`, if it has weights."""
+        if layer.trainable:
+            self._trace.factors[layer] = x
+
+
 def first_pass(root: Layer, x: Array, *, training: bool = False, draw: int | None = None) -> FirstPass:
     """Take the batch `x` forward through `root` and record what the other passes need.
 
@@ -75,15 +113,16 @@ def first_pass(root: Layer, x: Array, *, training: bool = False, draw: int | Non
     check_shape("x", x, root.input_shape)
     first = FirstPass(root=root, constant=1.0)
 
-    def walk(layer: Layer, x: Array) -> Array:
-        if isinstance(layer, Container):
-            return layer.forward(x, walk)
+    def new_record(layer: Layer) -> Record:
+        record = first.records[layer] = Record(training, True, draw, layer.index)
+        return record
+
+    def visit(layer: Layer, x: Array) -> Array:
         if layer.trainable:
             first.factors[layer] = x
-        record = first.records[layer] = Record(training, True, draw, layer.index)
-        return layer.forward(x, record)
+        return layer.forward(x, new_record(layer))
 
-    first.output = walk(root, x)
+    first.output = Walk("forward", visit, new_record, first)(root, x)
     return first
 
 
@@ -91,10 +130,10 @@ def inference(root: Layer, x: Array) -> Array:
     """Return ``f(x)`` in inference mode, keeping nothing."""
     check_shape("x", x, root.input_shape)
 
-    def walk(layer: Layer, x: Array) -> Array:
-        return layer.forward(x, walk if isinstance(layer, Container) else Record(False, False))
+    def new_record(layer: Layer) -> Record:
+        return Record(False, False)
 
-    return walk(root, x)
+    return Walk("forward", lambda layer, x: layer.forward(x, new_record(layer)), new_record, Trace())(root, x)
 
 
 def second_pass(first: FirstPass, b: Array, *, to_input: bool = True) -> Trace:
@@ -128,18 +167,17 @@ def third_pass(first: FirstPass, t: Array, *, to_output: bool = True) -> Trace:
     """
     check_shape("t", t, first.root.input_shape)
     trace = Trace()
-    exits = frozenset() if to_output else first.root.exit()
+    exits = NOWHERE if to_output else first.root.exit()
 
-    def walk(layer: Layer, t: Array | None) -> Array | None:
+    def visit(layer: Layer, t: Array | None) -> Array | None:
         if t is None:
             return None
-        if isinstance(layer, Container):
-            return layer.third_pass(t, walk)  # type: ignore[arg-type]
         if layer.trainable or layer.curved:
             trace.factors[layer] = t
         return None if layer in exits else layer.third_pass(t, first.records[layer])
 
-    trace.output = walk(first.root, t)
+    output = Walk("third_pass", visit, first.records.__getitem__, trace, exits)(first.root, t)
+    trace.output = output if to_output else None
     return trace
 
 
@@ -165,11 +203,9 @@ def _down(first: FirstPass, b: Array | None, pairs: tuple[tuple[Trace, Trace], .
     if b is not None:
         check_shape("b", b, first.root.output_shape)
     trace = Trace()
-    entries = frozenset() if to_input else first.root.entry()
+    entries = NOWHERE if to_input else first.root.entry()
 
-    def walk(layer: Layer, b: Array | None) -> Array | None:
-        if isinstance(layer, Container):
-            return layer.backward(b, walk)  # type: ignore[arg-type]
+    def visit(layer: Layer, b: Array | None) -> Array | None:
         if b is not None and (layer.trainable or layer.curved):
             trace.factors[layer] = b
         if layer in entries:
@@ -182,7 +218,8 @@ def _down(first: FirstPass, b: Array | None, pairs: tuple[tuple[Trace, Trace], .
                     below = added(below, k)
         return below
 
-    trace.output = walk(first.root, b)
+    output = Walk("backward", visit, first.records.__getitem__, trace, entries)(first.root, b)
+    trace.output = output if to_input else None
     return trace
 
 

@@ -66,18 +66,84 @@ def fold(u, x, x_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q):
 
 
 @compiled
-def conv(low, high, u, address, x, weight, bias, y, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
-    """Convolution; `bias` is empty for none."""
+def conv_image(u, address, x, x_at, weight, bias, y, y_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
+    """Convolution of the image at `x_at` into the map at `y_at`; `bias` is empty for none."""
     run, group = KW * C, -(-((P - 1) * SH + KH) // SH)
+    if len(bias):
+        for window in range(P * Q):
+            copy(y, y_at + window * F, bias, 0, F)
+    unfold(x, x_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u)
+    for k in range(KH):
+        u_at = ((k % SH) * group + k // SH) * Q * run
+        product(address, 0, 0, P * Q, F, run, u, u_at, run, weight, k * run * F, F, len(bias) > 0 or k > 0, y, y_at, F)
+
+
+@compiled
+def conv(low, high, u, address, x, weight, bias, y, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
+    """Convolution."""
     for n in range(low, high):
-        y_at = n * P * Q * F
-        if len(bias):
-            for window in range(P * Q):
-                copy(y, y_at + window * F, bias, 0, F)
-        unfold(x, n * H * W * C, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u)
-        for k in range(KH):
-            u_at = ((k % SH) * group + k // SH) * Q * run
-            product(address, 0, 0, P * Q, F, run, u, u_at, run, weight, k * run * F, F, len(bias) > 0 or k > 0, y, y_at, F)
+        conv_image(u, address, x, n * H * W * C, weight, bias, y, n * P * Q * F, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F)
+
+
+@compiled
+def max_pool_image(x, x_at, y, positions, y_at, H, W, C, KH, KW, SH, SW, P, Q):
+    """Maximum and its position in each window of the map at `x_at`; the first one wins, and a NaN wins over numbers."""
+    for p in range(P):
+        for q in range(Q):
+            at = y_at + (p * Q + q) * C
+            best, where = y[at:at + C], positions[at:at + C]
+            first = x_at + (p * SH * W + q * SW) * C
+            cell = x[first:first + C]
+            for c in range(C):
+                best[c] = cell[c]
+                where[c] = 0
+            for k in range(KH):
+                for l in range(KW):
+                    start = first + (k * W + l) * C
+                    cell = x[start:start + C]
+                    place = k * KW + l
+                    for c in range(C):
+                        v, m = cell[c], best[c]
+                        better = (v > m) | ((v != v) & (m == m))
+                        best[c] = v if better else m
+                        where[c] = place if better else where[c]
+
+
+@compiled
+def conv_relu_max_pool(
+    low, high, u, address, x, weight, bias, y, positions, mask, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F,
+    m_at, LH, LW, TH, TW, R, S,
+):
+    """Convolution, then the maximum over windows (LH, LW) with stride (TH, TW), R down and S across, then ReLU.
+
+    The convolution's map lies in `u` from `m_at` on.
+    """
+    for n in range(low, high):
+        conv_image(u, address, x, n * H * W * C, weight, bias, u, m_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F)
+        at = n * R * S * F
+        max_pool_image(u, m_at, y, positions, at, P, Q, F, LH, LW, TH, TW, R, S)
+        values, flags = y[at:at + R * S * F], mask[at:at + R * S * F]
+        for z in range(R * S * F):
+            v = values[z]
+            flags[z] = v > 0
+            values[z] = y.dtype.type(0) if v <= 0 else v
+
+
+@compiled
+def conv_gather(
+    low, high, u, address, t, weight, bias, positions, mask, offsets, y, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F,
+    m_at, TH, TW, R, S,
+):
+    """Convolution of a tangent, read at the position of each window where `mask` is true; 0 elsewhere."""
+    for n in range(low, high):
+        conv_image(u, address, t, n * H * W * C, weight, bias, u, m_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F)
+        for r in range(R):
+            for s in range(S):
+                at = ((n * R + r) * S + s) * F
+                first = m_at + (r * TH * Q + s * TW) * F
+                for f in range(F):
+                    v = u[first + offsets[positions[at + f]] + f]
+                    y[at + f] = v if mask[at + f] else y.dtype.type(0)
 
 
 @compiled
@@ -137,27 +203,9 @@ def transpose(low, high, u, w, w_t, outer, rows, columns, reverse):
 
 @compiled
 def max_pool(low, high, u, x, y, positions, H, W, C, KH, KW, SH, SW, P, Q):
-    """Each window's maximum and its position; the first one wins, and a NaN wins over numbers."""
+    """Each window's maximum and its position."""
     for n in range(low, high):
-        for p in range(P):
-            for q in range(Q):
-                at = ((n * P + p) * Q + q) * C
-                best, where = y[at:at + C], positions[at:at + C]
-                first = ((n * H + p * SH) * W + q * SW) * C
-                cell = x[first:first + C]
-                for c in range(C):
-                    best[c] = cell[c]
-                    where[c] = 0
-                for k in range(KH):
-                    for l in range(KW):
-                        start = first + (k * W + l) * C
-                        cell = x[start:start + C]
-                        place = k * KW + l
-                        for c in range(C):
-                            v, m = cell[c], best[c]
-                            better = (v > m) | ((v != v) & (m == m))
-                            best[c] = v if better else m
-                            where[c] = place if better else where[c]
+        max_pool_image(x, n * H * W * C, y, positions, n * P * Q * C, H, W, C, KH, KW, SH, SW, P, Q)
 
 
 @compiled

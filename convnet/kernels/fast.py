@@ -59,6 +59,8 @@ class FastKernels(ReferenceKernels):
         start = time.perf_counter()
         x, w, one, two = np.zeros((1, 3, 3, 1), dtype), np.zeros((2, 2, 1, 1), dtype), (1, 1), (2, 2)
         b = self.conv(x, w, np.zeros(1, dtype), one, one)
+        _, where, mask = self.conv_relu_max_pool(x, w, np.zeros(1, dtype), one, one, two, one)
+        self.conv_gather(x, w, one, one, where, mask, two, one)
         self.conv_adjoint(b, w, one, one, (3, 3))
         self.conv_weight_gradient(x, b, two, one, one)
         y, positions = self.max_pool(x, two, one)
@@ -223,6 +225,39 @@ class FastKernels(ReferenceKernels):
         x = self._empty((n, *image, c), b.dtype)
         self._run(compiled.mean_pool_adjoint, n, (_flat(b), _flat(x), *image, c, *size, *stride, p, q), x.size)
         return x
+
+    # --- blocks -------------------------------------------------------------------------------------------------------
+
+    def computes_blocks(self, x: Array) -> bool:
+        """Whether `conv_relu_max_pool` and `conv_gather` exist for arrays like `x`."""
+        return _covered(x)
+
+    def conv_relu_max_pool(
+        self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair, window: Pair, step: Pair
+    ) -> tuple[Array, Array, Array]:
+        """Return convolution, ReLU and maximum over windows: the values, the maxima's positions, where they are positive."""
+        geometry, room = _geometry(x.shape, weight.shape, stride, padding)
+        *_, rows, columns, filters = geometry
+        counts = window_counts((rows, columns), window, step)
+        shape = (len(x), *counts, filters)
+        y, where, mask = (self._empty(shape, kind) for kind in (x.dtype, position_type(window), np.bool_))
+        args = (blas.ADDRESS[x.dtype], _flat(x), _flat(weight), NONE[x.dtype] if bias is None else _flat(bias), _flat(y),
+                _flat(where), _flat(mask), *geometry, room, *window, *step, *counts)
+        self._run(compiled.conv_relu_max_pool, len(x), args, len(x) * rows * columns * filters * 8,
+                  room + rows * columns * filters)
+        return y, where, mask
+
+    def conv_gather(
+        self, t: Array, weight: Array, stride: Pair, padding: Pair, positions: Array, mask: Array, window: Pair, step: Pair
+    ) -> Array:
+        """Return the convolution of `t` at the position of each window where `mask` is true, 0 elsewhere."""
+        geometry, room = _geometry(t.shape, weight.shape, stride, padding)
+        *_, rows, columns, filters = geometry
+        y = self._empty(positions.shape, t.dtype)
+        args = (blas.ADDRESS[t.dtype], _flat(t), _flat(weight), NONE[t.dtype], _flat(positions), _flat(mask),
+                _offsets(window, columns, filters), _flat(y), *geometry, room, *step, *positions.shape[1:3])
+        self._run(compiled.conv_gather, len(t), args, len(t) * rows * columns * filters * 8, room + rows * columns * filters)
+        return y
 
     # --- elementwise --------------------------------------------------------------------------------------------------
 

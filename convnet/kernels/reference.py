@@ -111,6 +111,12 @@ class ReferenceKernels:
             cell += share
         return x
 
+    # --- blocks -------------------------------------------------------------------------------------------------------
+
+    def computes_blocks(self, x: Array) -> bool:
+        """Whether `conv_relu_max_pool` and `conv_gather` exist for arrays like `x`. Not here: the layers say it all."""
+        return False
+
     # --- elementwise --------------------------------------------------------------------------------------------------
 
     def relu(self, x: Array) -> tuple[Array, Array]:

@@ -1,6 +1,8 @@
 // Put before every other source of this folder. REAL, float or double, comes from the compiler's options.
 // Plain C++ that nvcc and NVRTC understand, and g++ too where the handful of CUDA words below is defined.
 
+#define THREADS 256  // of a block, where a kernel does not say otherwise
+
 typedef REAL real;
 typedef unsigned int u32;
 typedef unsigned long long u64;

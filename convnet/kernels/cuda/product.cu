@@ -7,7 +7,6 @@
 
 #define TILE 64
 #define STEP 16
-#define THREADS 256
 #define EACH 4             // rows and columns for each thread, and elements of each operand that it fetches in a step
 #define PITCH (TILE + 4)   // of a row in shared memory: keeps rows aligned for vector loads and their writes off one bank
 
