@@ -64,7 +64,7 @@ def with_blocks(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Return `layers` with each convolution, ReLU and max pooling in a row as one block."""
     walked: list[Layer] = []
     for layer in layers:
-        if isinstance(layer, MaxPool) and len(walked) > 1 and isinstance(walked[-1], ReLU) and type(walked[-2]) is Conv:
+        if [type(part) for part in (*walked[-2:], layer)] == [Conv, ReLU, MaxPool]:  # subclasses may do other things
             conv, relu = walked[-2:]
             walked[-2:] = [ConvBlock(conv, relu, layer)]  # type: ignore[arg-type]
         else:
