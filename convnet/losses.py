@@ -45,6 +45,7 @@ class Loss:
         self.class_weights = None if class_weights is None else np.asarray(class_weights, float)
         if self.class_weights is not None and not (np.isfinite(self.class_weights).all() and (self.class_weights >= 0).all()):
             raise ValueError(f"class_weights is {class_weights!r}; it must hold finite numbers, at least 0")
+        self._sent: Array | None = None
 
     def __repr__(self) -> str:
         weights = "" if self.class_weights is None else f"class_weights={self.class_weights.tolist()}"
@@ -57,7 +58,10 @@ class Loss:
             return xp.ones((len(labels), 1), labels.dtype)
         if len(self.class_weights) != labels.shape[1]:
             raise ValueError(f"class_weights has {len(self.class_weights)} entries, but there are {labels.shape[1]} classes")
-        return (labels @ xp.asarray(self.class_weights, labels.dtype))[:, None]
+        # Sent to a device once, not with every step.
+        if self._sent is None or array_module(self._sent) is not xp or self._sent.dtype != labels.dtype:
+            self._sent = xp.asarray(self.class_weights, labels.dtype)
+        return (labels * self._sent).sum(axis=1, keepdims=True)
 
     def value(self, z: Array, labels: Array) -> Array:
         """Return ``L(z, l)`` of each sample, (N,)."""

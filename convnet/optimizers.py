@@ -93,6 +93,10 @@ class Optimizer:
             change *= self._rates
         net.vector += change
 
+    def parts(self) -> tuple[dict[str, Array], Array | None, Array | None]:
+        """Return the buffers, the mask of the weights' own penalties and the parameters' rates, as kernels need them."""
+        return self._state, self._mask, self._rates
+
     def _penalised(self, w: Array, g: Array, mask: Array, total: Array, free: Array, xp: Any) -> Array:
         """Return ``g + weight_decay · w + l1 · sign(w)`` in `total`, the penalties where `mask` is 1."""
         xp.multiply(w, self.weight_decay, out=total)

@@ -15,6 +15,7 @@ import numpy as np
 
 from convnet import kernels
 from convnet.batch import Batch, targets
+from convnet.kernels.reference import HostDrawError
 from convnet.layers.base import Layer, real_number
 from convnet.losses import Loss
 from convnet.passes.objective import Objective
@@ -91,6 +92,8 @@ class Run:
 
     def normal(self, shape: tuple[int, ...]) -> Array:
         """Return standard normal numbers, determined by the batch's draw and independent of the layers' masks."""
+        if kernels.array_module(self.draw) is not np:
+            raise HostDrawError("normal numbers are made on the host, and need a draw that is a number")
         key = np.array([self.draw, 2**64 - 1], np.uint64)
         values = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, self.net.dtype.type)
         return self.net.xp.asarray(values)

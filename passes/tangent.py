@@ -88,9 +88,9 @@ class TangentProp(InputGradientPenalty):
         tangents = self._tangents(run)
         n, m = tangents.shape[:2]
         flat = tangents.reshape(n, m, -1)
-        change = (flat @ dy_0.reshape(n, -1, 1))[:, :, 0]  # (N, M): dL/dθ of each tangent
+        change = (flat * dy_0.reshape(n, 1, -1)).sum(axis=2)  # (N, M): dL/dθ of each tangent
         penalty, slope = norm_penalty(change, self.norm)
-        return penalty, (slope[:, None, :] @ flat).reshape(dy_0.shape)
+        return penalty, (slope[:, :, None] * flat).sum(axis=1).reshape(dy_0.shape)
 
     def penalise(self, run: Run, objective: Objective, y: FirstPass, dy: Trace) -> tuple[Array, list[tuple[Trace, Trace]]]:
         """Original form: passes 3 and 2 for each tangent, for the exact gradient one pass 4. Fast form: one pass 3."""

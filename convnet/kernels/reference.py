@@ -17,6 +17,10 @@ Array = Any
 Pair = tuple[int, int]
 
 
+class HostDrawError(RuntimeError):
+    """Something draws random numbers on the host while a draw lives on the device."""
+
+
 class ReferenceKernels:
     """NumPy kernels; the methods are the kernel interface."""
 
@@ -174,7 +178,14 @@ def random_bits(draw: int, stream: int, count: int) -> np.ndarray:
     """Return `count` uniformly random uint32, the same ones for the same `draw` and `stream`.
 
     Counter-based (Philox, Salmon et al. 2011): they are the same however often and on whatever device they are made.
+
+    Raises
+    ------
+    HostDrawError
+        If `draw` is an array on a device.
     """
+    if array_module(draw) is not np:
+        raise HostDrawError("random bits are made on the host, and need a draw that is a number")
     raw = np.random.Philox(key=np.array([draw, stream], np.uint64)).random_raw((count + 1) // 2)
     return raw.view(np.uint32)[:count]
 

@@ -393,13 +393,15 @@ def module() -> types.ModuleType:
     made.result_type = lambda *types_: np.result_type(*(t.dtype if isinstance(t, ndarray) else t for t in types_))
     made.ndarray, made.RawModule = ndarray, RawModule
     made.asarray, made.array, made.ascontiguousarray, made.asnumpy = asarray, asarray, ascontiguousarray, asnumpy
+    made.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(malloc=None)
     null = Stream(null=True)
     properties = {"name": b"CPU double"}
     made.cuda = types.SimpleNamespace(
         Device=Device, Event=Event, Graph=Graph, MemoryPool=MemoryPool, get_current_stream=lambda: null, alloc=_alloc,
         get_elapsed_time=lambda start, end: 1.0, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda device: properties),
-        using_allocator=lambda allocator: contextlib.nullcontext(),
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda device: properties,
+                                      memGetInfo=lambda: (1 << 30, 1 << 31)),
+        using_allocator=lambda allocator: contextlib.nullcontext(), set_pinned_memory_allocator=lambda allocator: None,
         Stream=type("Stream", (Stream,), {"null": null}),
     )
     return made
