@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from convnet import kernels
-from convnet.layers.base import Container, Layer, Record, whole_number
-from convnet.passes.walk import Trace, inference
+from convnet.layers.base import Layer, Record, whole_number
+from convnet.passes.walk import Trace, Walk, inference
 from convnet.testing.contracts import check_contracts, check_single_precision, check_untouched
 from convnet.testing.numeric import COMPLEX_STEP as COMPLEX_H
 from convnet.testing.numeric import derivative, difference, products, relative, signed, spaced, sums_error
@@ -99,17 +99,15 @@ def _blame(report: Report, root: Layer, x: Array, seed: int) -> None:
     """Check the layers of a faulty container one by one, and add what fails."""
     is_complex = {}
 
-    def walk(layer: Layer, x: Array) -> Array:
-        if isinstance(layer, Container):
-            return layer.forward(x, walk)
+    def visit(layer: Layer, x: Array) -> Array:
         is_complex[layer] = np.iscomplexobj(x)
         return layer.forward(x, Record(False, True))
 
-    walk(root, x)
+    Walk("forward", visit, lambda layer: Record(False, True), Trace())(root, x)
     rng = np.random.default_rng([seed, 2])
     for path, leaf in root.leaves():
         part = Report(repr(leaf))
-        mine, other = (_input(rng, len(x), leaf, is_complex[leaf]) for _ in range(2))
+        mine, other = (_input(rng, len(x), leaf, is_complex.get(leaf, False)) for _ in range(2))
         for training in (True, False):
             _battery(part, Subject(leaf, training), mine, other, seed)
         report.extend(part.failures, f"in layer {path}, {leaf!r}")
