@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from convnet.data.dataset import Dataset
+from convnet.data.messages import brief
 from convnet.data.pickles import read_pickle
 
 _PIXELS = 3072
@@ -127,7 +128,7 @@ def _read_python(path: Path, layout: _Layout, records: int) -> tuple[np.ndarray,
 
 def _entry(path: Path, content: dict[str, Any], key: str) -> Any:
     if key not in content or not isinstance(content[key], (np.ndarray, list)):
-        raise ValueError(f"{path} has no {key!r} (it has: {', '.join(map(repr, content)) or 'nothing'}); is it another "
+        raise ValueError(f"{path} has no {key!r} (it has: {brief(', '.join(content)) or 'nothing'}); is it another "
                          "file under this name?")
     return content[key]
 

@@ -1,6 +1,7 @@
 """Data sets in a NumPy .npz file."""
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tokenize
@@ -12,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from convnet.data.dataset import Dataset
+from convnet.data.messages import brief
 
 _PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 # The names in the files that Keras distributes.
@@ -51,8 +53,11 @@ def load_npz(path: str | os.PathLike) -> Dataset:
             else:
                 classes = tuple(str(number) for number in range(_count(arrays)))
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, SyntaxError,
-            tokenize.TokenError) as error:
-        raise ValueError(f"{path} cannot be read as a data set: {error}") from error
+            tokenize.TokenError, OSError) as error:
+        # An archive that points outside itself makes a seek invalid; other OSErrors are about the file as such.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise ValueError(f"{path} cannot be read as a data set: {brief(error)}") from error
     for part in ("train", "test"):
         if arrays[f"{part}_images"].ndim == 3:
             arrays[f"{part}_images"] = arrays[f"{part}_images"][..., None]
@@ -71,6 +76,8 @@ def _count(arrays: dict[str, Any]) -> int:
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """Return one array, after making sure that the file can hold what its header announces."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is compressed by method {info.compress_type}; NumPy stores or deflates")
     with archive.open(info) as file:
         shape, dtype = _header(file)
         announced = math.prod(shape) * dtype.itemsize

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from convnet.data.messages import brief
+
 _LARGEST = 1 << 29
 
 
@@ -46,8 +48,8 @@ def read_pickle(path: str | os.PathLike) -> dict[str, Any]:
                 for key, entry in value.items()}
     # A damaged pickle can fail in any operation of the machine that runs it.
     except Exception as error:
-        raise ValueError(f"{path} is not a pickle of plain containers and arrays, or is damaged ({error}); fetch it "
-                         "again") from error
+        raise ValueError(f"{path} is not a pickle of plain containers and arrays, or is damaged ({brief(error)}); "
+                         "fetch it again") from error
 
 
 class _DtypeStandIn:

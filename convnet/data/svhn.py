@@ -13,6 +13,7 @@ from convnet.data.cache import cached_file
 from convnet.data.dataset import Dataset
 from convnet.data.images import take
 from convnet.data.mat import Variable, variables
+from convnet.data.messages import brief
 from convnet.data.sampling import stratified_indices
 
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat", "extra": "extra_32x32.mat"}
@@ -92,7 +93,7 @@ def _open(path: Path) -> tuple[Variable, Variable]:
     found = variables(path)
     for name in ("X", "y"):
         if name not in found:
-            raise ValueError(f"{path} has no array {name!r} (it has: {', '.join(found) or 'none'}); is it another file "
+            raise ValueError(f"{path} has no array {name!r} (it has: {brief(', '.join(found)) or 'none'}); is it another file "
                              "under this name?")
     images, labels = found["X"], found["y"]
     if len(images.shape) != 4 or images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
