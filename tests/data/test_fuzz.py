@@ -92,6 +92,7 @@ def test_sound_files_are_read(tmp_path, name):
         assert read(tmp_path / "file") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files(tmp_path, name):
     read, contents = READERS[name]
@@ -103,6 +104,7 @@ def test_damaged_files(tmp_path, name):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_any_bytes(tmp_path, name):
     read, contents = READERS[name]
@@ -115,6 +117,7 @@ def test_any_bytes(tmp_path, name):
     check()
 
 
+@pytest.mark.slow
 def test_damage_inside_compressed_arrays(tmp_path):
     element = mat_matrix("X", X[:3, :3])
 
