@@ -63,7 +63,7 @@ def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[fl
     for x, y in _slices(images, labels, batch_size):
         noise = net.xp.asarray(rng.standard_normal(x.shape, np.float32), dtype=net.dtype)
         x = net.asarray(x)
-        wrong += [_wrong(net, x + net.dtype.type(sigma) * noise, y) for sigma in sigmas]
+        wrong += np.array([_wrong(net, x + net.dtype.type(sigma) * noise, y) for sigma in sigmas], int)
     return [float(count / len(images)) for count in wrong]
 
 
@@ -86,7 +86,7 @@ def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[f
     for x, y in _slices(images, labels, batch_size):
         x = net.asarray(x)
         direction = net.xp.sign(input_gradient(net, loss, x, y))
-        wrong += [_wrong(net, x + net.dtype.type(epsilon) * direction, y) for epsilon in epsilons]
+        wrong += np.array([_wrong(net, x + net.dtype.type(epsilon) * direction, y) for epsilon in epsilons], int)
     return [float(count / len(images)) for count in wrong]
 
 

@@ -9,6 +9,7 @@ from convnet.history import Epoch
 
 # Seconds between two renewals of the numbers beside the bar.
 _INTERVAL = 0.5
+_FORMAT = "{desc} {percentage:3.0f}% |{bar:12}| {remaining} left{postfix}"
 
 
 class Progress:
@@ -16,23 +17,23 @@ class Progress:
 
     Parameters
     ----------
-    show : bool or None
-        None to show it if standard error is a terminal.
+    show : bool, str or None
+        None, or a label, to show it if standard error is a terminal.
     epochs, batches : int
         Epochs of the run, and batches of an epoch.
     done : int
         Epochs that are done already.
     """
 
-    def __init__(self, show: bool | None, epochs: int, batches: int, done: int):
+    def __init__(self, show: bool | str | None, epochs: int, batches: int, done: int):
         self._bar: Any = None
         self._epochs, self._next = epochs, 0.0
-        if show or (show is None and sys.stderr.isatty()):
+        self._label = f"{show}, " if isinstance(show, str) and show else ""
+        if show is True or (show is not False and sys.stderr.isatty()):
             from tqdm import tqdm
 
-            self._bar = tqdm(total=epochs * batches, initial=done * batches, unit="batch", dynamic_ncols=True,
-                             leave=False)
-            self._bar.set_description_str(f"epoch {min(done + 1, epochs)}/{epochs}")
+            self._bar = tqdm(total=epochs * batches, initial=done * batches, desc=self._text(done), dynamic_ncols=True,
+                             leave=False, bar_format=_FORMAT)
 
     def __enter__(self) -> Progress:
         return self
@@ -55,10 +56,13 @@ class Progress:
     def epoch_done(self, record: Epoch) -> None:
         """Show the numbers of a finished epoch."""
         if self._bar is not None:
-            self._bar.set_description_str(f"epoch {min(record.epoch + 1, self._epochs)}/{self._epochs}", refresh=False)
+            self._bar.set_description_str(self._text(record.epoch), refresh=False)
             self._show(record.loss, record.penalty, record.training_error, record.test_error)
             self._bar.refresh()
 
+    def _text(self, done: int) -> str:
+        return f"{self._label}epoch {min(done + 1, self._epochs)}/{self._epochs}"
+
     def _show(self, loss: float, penalty: float, error: float, test_error: float | None = None) -> None:
-        test = "" if test_error is None else f", test error {test_error:.2%}"
+        test = "" if test_error is None else f", test {test_error:.2%}"
         self._bar.set_postfix_str(f"loss {loss:.4g}, penalty {penalty:.4g}, error {error:.2%}{test}", refresh=False)

@@ -19,6 +19,7 @@ Array = Any
 
 # Tangents are large and follow from the images: this many rows of them identify them.
 _TANGENT_ROWS = 64
+_SLICE_BYTES = 1 << 24
 
 
 class Samples:
@@ -60,7 +61,7 @@ class Samples:
             _check_single_sample(net, len(self.images), self.batch_size)
         self.test_images, self.test_labels = test_images, test_labels
         if test_images is not None and augmentation is not None:
-            self.test_images = augmentation.central(test_images)
+            self.test_images = augmentation.central(test_images[:])
         trained = self.batch(np.arange(1), 0, 0).images
         for name, images in (("training", trained), ("test", self.test_images)):
             if images is not None and images.shape[1:] != net.input_shape:
@@ -82,9 +83,10 @@ class Samples:
             images = self.augmentation.apply(images, (self.seed, epoch, number))
         return Batch(images, self.targets[rows], None if self.tangents is None else self.tangents[rows])
 
-    def arrays(self) -> list[np.ndarray | None]:
+    def arrays(self) -> list[Any]:
         """Return the arrays that tell one training run's data from another's."""
-        some = None if self.tangents is None else self.tangents[:: max(1, len(self.tangents) // _TANGENT_ROWS)]
+        every = max(1, len(self.images) // _TANGENT_ROWS)
+        some = None if self.tangents is None else self.tangents[::every]
         return [self.images, self.targets, some, self.test_images, self.test_labels]
 
 
@@ -94,8 +96,19 @@ def _parts(dataset: Any) -> tuple[Array, Array, Array | None, Array | None]:
         return dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels
     if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
         images, labels = (np.asanyarray(part) for part in dataset)
+        _check_finite(images)
         return images, labels, None, None
     raise TypeError(f"dataset must be a convnet.data.Dataset or a pair (images, labels), not {type(dataset).__name__}")
+
+
+def _check_finite(images: np.ndarray) -> None:
+    """Raise ValueError if an image holds NaN or infinity; a Dataset has looked itself."""
+    rows = max(1, _SLICE_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images) if images.dtype.kind == "f" else 0, rows):
+        part = images[start:start + rows]
+        good = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+        if not good.all():
+            raise ValueError(f"training image {start + int(np.argmin(good))} holds NaN or infinite values")
 
 
 def _checked(net: Network, what: str, images: Array, labels: Array) -> Array:
@@ -106,11 +119,6 @@ def _checked(net: Network, what: str, images: Array, labels: Array) -> Array:
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"there are {len(images)} {what} images and {len(labels)} labels; give one label per image, "
                          "at least one")
-    rows = max(1, (1 << 24) // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        good = np.isfinite(images[start:start + rows]).reshape(len(images[start:start + rows]), -1).all(axis=1)
-        if not good.all():
-            raise ValueError(f"{what} image {start + int(np.argmin(good))} holds NaN or infinite values")
     if labels.ndim not in (1, 2):
         raise ValueError(f"the {what} labels have the shape {labels.shape}; they must be (N,) of class ids or (N, K)")
     return targets(labels, net.root.output_shape[0], net.dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ def train(
     tangents: Array | None = None,
     augmentation: Any = None,
     checkpoint_folder: str | PathLike[str] | None = None,
-    progress: bool | None = None,
+    progress: bool | str | None = None,
     callback: Callable[[Network, Epoch], object] | None = None,
 ) -> TrainingResult:
     """Train `net` in place.
@@ -109,8 +109,8 @@ def train(
         Where a checkpoint is written at the start and after every epoch, and ``history.csv`` and ``history.json`` with
         it. If there is one of this run, training goes on from it, to the same weights, bit for bit, as without an
         interruption. More epochs than before continue a finished run.
-    progress : bool, optional
-        Whether to show a progress bar; by default if standard error is a terminal.
+    progress : bool or str, optional
+        Whether to show a progress bar; by default, and with a label for it, if standard error is a terminal.
     callback : callable, optional
         Called as ``callback(net, epoch)`` after each epoch, with what the history says of it.
 
@@ -152,14 +152,23 @@ def train(
         })
         history = checkpoint.start(net, optimizer, shuffler, epochs)
 
-    totals = _Totals(net, samples.batches, history)
+    totals, device = _Totals(net, samples.batches, history), None
+    if net.device == "gpu":
+        from convnet.kernels.cuda.epochs import device_epochs
+
+        with memory_errors(batch_size):
+            device = device_epochs(net, algorithm, optimizer, loss, samples)
     with Progress(progress, epochs, samples.batches, len(history)) as bar:
         for epoch in range(len(history), epochs):
             start = time.perf_counter()
             totals.begin(epoch, rates[epoch])
             # What overflows shows in the loss, which is looked at after every step.
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"), memory_errors(batch_size):
-                for number, rows in enumerate(samples.shuffled(shuffler)):
+                batches = list(samples.shuffled(shuffler))
+                if device is not None:
+                    totals.add_rows(map(len, batches), device.epoch(np.concatenate(batches), rates[epoch]).tolist())
+                    batches = []
+                for number, rows in enumerate(batches):
                     step = algorithm.gradients(net, loss, samples.batch(rows, epoch, number))
                     totals.add(step, samples.ids[rows])
                     optimizer.update(net, step, rates[epoch])
@@ -206,6 +215,11 @@ class _Totals:
             self._count(len(ids), [float(value) for value in row])
         else:
             self.waiting.append((len(ids), row))
+
+    def add_rows(self, sizes: Iterable[int], rows: Iterable[list[float]]) -> None:
+        """Count steps on so many samples each, given their losses, penalties, objectives and errors."""
+        for size, row in zip(sizes, rows, strict=True):
+            self._count(size, row)
 
     def means(self) -> tuple[float, float, float, float]:
         """Return the means of loss, penalty, objective and error over the samples that have been read."""
