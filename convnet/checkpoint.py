@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convnet import kernels
-from convnet.files import write_atomically
+from convnet.files import remove_partials, write_atomically
 from convnet.history import History
 from convnet.specs import differences
 
@@ -46,9 +46,7 @@ class Checkpoint:
     def __init__(self, folder: str | PathLike[str], identity: Mapping[str, Any]):
         self.path = Path(folder) / NAME
         self.identity = json.loads(json.dumps(identity))
-        # Left behind by a process that was killed while writing.
-        for partial in self.path.parent.glob(f".{NAME}.*.part"):
-            partial.unlink(missing_ok=True)
+        remove_partials(self.path, *History.files(self.path.parent))
 
     def start(self, net: Network, optimizer: Optimizer, shuffler: np.random.Generator, epochs: int) -> History:
         """Bring network, optimiser and generator to the state of the checkpoint; without one, write the first.

@@ -30,7 +30,7 @@ from convnet.data.registry import cache_root
 from convnet.data.sampling import stratified_indices
 from convnet.data.tangents import TRANSFORMATIONS, training_tangents
 from convnet.evaluation import error_rate, fgsm_errors, noise_errors
-from convnet.files import write_text
+from convnet.files import remove_partials, write_text
 from convnet.history import History
 from convnet.layers.base import real_number, whole_number
 from convnet.network import Network
@@ -244,6 +244,7 @@ class Experiment:
             shutil.rmtree(partial, ignore_errors=True)
         found = load_run(file, settings)
         if found is None:
+            remove_partials(file, file.with_suffix(".npz"))
             found = self.finish(file, partial, algorithm, seed, levels, validation, label=f"{position}{name}")
         elif not validation and found.levels != levels and found.problem is None:
             net = Network.load(file.with_suffix(".npz"), self.setup.device)

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Callable
@@ -38,6 +39,13 @@ def write_atomically(path: str | PathLike[str], write: Callable[[IO[bytes]], obj
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def remove_partials(*paths: str | PathLike[str]) -> None:
+    """Remove what processes that were killed while writing `paths` have left beside them."""
+    for path in map(Path, paths):
+        for partial in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | PathLike[str], text: str) -> Path:

@@ -88,9 +88,14 @@ class History:
 
     def write(self, folder: str | PathLike[str]) -> None:
         """Write ``history.csv`` and ``history.json`` into `folder`, each whole or not at all."""
-        folder = Path(folder)
-        write_text(folder / "history.csv", csv_text(self.COLUMNS, self.to_rows()))
-        write_text(folder / "history.json", json.dumps(self.to_rows(), indent=1) + "\n")
+        table, rows = self.files(folder)
+        write_text(table, csv_text(self.COLUMNS, self.to_rows()))
+        write_text(rows, json.dumps(self.to_rows(), indent=1) + "\n")
+
+    @staticmethod
+    def files(folder: str | PathLike[str]) -> tuple[Path, Path]:
+        """Return the paths that `write` writes."""
+        return Path(folder) / "history.csv", Path(folder) / "history.json"
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
