@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--plot")
     options = parser.parse_args()
     description = {**machine(), "ceiling_gflops": product_ceiling()}
-    print(", ".join(f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in description.items()))
+    print(", ".join(f"{key} {round(value) if isinstance(value, float) else value}" for key, value in description.items()))
     rows: list[dict[str, Any]] = []
     for network in options.networks.split(","):
         for batch in map(int, options.batches.split(",")):
