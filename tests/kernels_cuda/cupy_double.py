@@ -410,3 +410,8 @@ def module() -> types.ModuleType:
 def _alloc(size: int) -> Any:
     memory = np.empty(size, np.uint8)
     return types.SimpleNamespace(ptr=memory.ctypes.data, memory=memory)
+
+
+def out_of_memory() -> None:
+    """Fail as CuPy does when the device is full."""
+    raise OutOfMemoryError("Out of memory allocating 1,000 bytes (allocated so far: 10 bytes).")

@@ -2,6 +2,10 @@
 //
 // Threads of a block run one after the other. Where a kernel has barriers they run as fibers, each up to the next barrier, and
 // all of them must reach the same barriers. Shared memory is a static array: blocks run one after the other as well.
+// The checked version of longjmp takes a jump to another stack for an error.
+#undef _FORTIFY_SOURCE
+
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -35,35 +39,59 @@ enum Outcome { FINE = 0, BARRIER_WITHOUT_FIBERS = 1, BARRIER_NOT_REACHED_BY_ALL 
 
 const size_t STACK = 1 << 15;
 
+// A thread of a block, with a stack of its own. It runs one body after the other, and is made once: ucontext starts it, and the
+// much cheaper _setjmp and _longjmp switch from then on.
 struct Fiber {
-    ucontext_t context;
     std::vector<char> stack;
-    bool finished;
+    jmp_buf resume;
+    bool started, finished;
 };
 
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static std::vector<Fiber> fibers;
 static Fiber* current = nullptr;
 static Outcome outcome;
+static void (*body_of_fibers)(void*);
+static void* argument_of_body;
 
-template <class Body> struct Entry {
-    static Body* body;
-    static void run()
-    {
-        (*body)();
+inline void leave()
+{
+    if (!_setjmp(current->resume)) _longjmp(scheduler, 1);
+}
+
+inline void live()
+{
+    for (;;) {
+        body_of_fibers(argument_of_body);
         current->finished = true;
-        swapcontext(&current->context, &scheduler);
+        leave();
     }
-};
-template <class Body> Body* Entry<Body>::body = nullptr;
+}
+
+inline void enter(Fiber& fiber)
+{
+    current = &fiber;
+    if (!_setjmp(scheduler)) {
+        if (fiber.started) _longjmp(fiber.resume, 1);
+        fiber.started = true;
+        static ucontext_t context;
+        fiber.stack.resize(STACK);
+        getcontext(&context);
+        context.uc_stack.ss_sp = fiber.stack.data();
+        context.uc_stack.ss_size = STACK;
+        context.uc_link = nullptr;
+        makecontext(&context, &live, 0);
+        setcontext(&context);
+    }
+    current = nullptr;
+}
 
 inline void barrier()
 {
-    if (!current) {
+    if (current)
+        leave();
+    else
         outcome = BARRIER_WITHOUT_FIBERS;
-        return;
-    }
-    swapcontext(&current->context, &scheduler);
 }
 
 inline void place(unsigned thread)
@@ -74,35 +102,24 @@ inline void place(unsigned thread)
 }
 
 // Run the threads of one block as fibers, in ascending or descending order: correct kernels cannot tell.
-template <class Body> void block_of_fibers(Body& body, unsigned threads, bool descending)
+inline void block_of_fibers(unsigned threads, bool descending)
 {
     if (fibers.size() < threads) fibers.resize(threads);
-    Entry<Body>::body = &body;
-    for (unsigned t = 0; t < threads; t++) {
-        Fiber& fiber = fibers[t];
-        fiber.stack.resize(STACK);
-        fiber.finished = false;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = STACK;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, &Entry<Body>::run, 0);
-    }
+    for (unsigned t = 0; t < threads; t++) fibers[t].finished = false;
     for (;;) {
         unsigned finished = 0;
         for (unsigned k = 0; k < threads; k++) {
             unsigned t = descending ? threads - 1 - k : k;
             if (!fibers[t].finished) {
                 place(t);
-                current = &fibers[t];
-                swapcontext(&scheduler, &current->context);
-                current = nullptr;
+                enter(fibers[t]);
             }
             finished += fibers[t].finished;
         }
         if (finished == threads) return;
         if (finished) {
             outcome = BARRIER_NOT_REACHED_BY_ALL;
+            fibers.clear();  // some of them are in the middle of a body
             return;
         }
     }
@@ -113,12 +130,14 @@ template <class Body> int run(Body body, const unsigned* grid, const unsigned* b
     outcome = FINE;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
+    body_of_fibers = [](void* argument) { (*static_cast<Body*>(argument))(); };
+    argument_of_body = &body;
     unsigned threads = block[0] * block[1] * block[2], blocks = grid[0] * grid[1] * grid[2];
     for (unsigned k = 0; k < blocks && outcome == FINE; k++) {
         unsigned b = descending ? blocks - 1 - k : k;
         blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
         if (with_fibers) {
-            block_of_fibers(body, threads, descending);
+            block_of_fibers(threads, descending);
             continue;
         }
         for (unsigned j = 0; j < threads && outcome == FINE; j++) {

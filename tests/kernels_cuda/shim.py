@@ -90,7 +90,7 @@ class Library:
 
     def _value(self, kernel: str, parameter: Parameter, given: Any) -> np.ndarray:
         """Return the argument's bytes, after a check that they are what the kernel expects."""
-        what = f"{kernel}: {parameter.type} {parameter.name} was given {given!r}"
+        what = f"{kernel}: {parameter.type} {parameter.name} was given a {type(given).__name__} of {getattr(given, 'dtype', None)}"
         plain = parameter.type.removeprefix("const ")
         if plain.endswith("*"):
             if given is None:

@@ -7,11 +7,13 @@ pytestmark = pytest.mark.usefixtures("cupy")
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_layers(name, training):
     compare_layer(LAYERS[name], "float64", training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_algorithms(name):
-    compare_algorithm(ALGORITHMS[name], "float64")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_algorithms(name, dtype):
+    compare_algorithm(ALGORITHMS[name], dtype)
