@@ -64,6 +64,9 @@ def unpack(archive: Path, holds: str, into: Path) -> Path:
 
 def _extract(tar: tarfile.TarFile, archive: Path, holds: str, into: Path) -> None:
     count = size = 0
+    # Pythons before 3.11.4 lack the filter; whatever it would refuse is refused below as well.
+    if hasattr(tarfile, "data_filter"):
+        tar.extraction_filter = tarfile.data_filter
     for member in tar:
         if not (member.isfile() or member.isdir()):
             raise ValueError(f"{archive} has the member {member.name!r}, which is neither a file nor a folder")
@@ -73,7 +76,7 @@ def _extract(tar: tarfile.TarFile, archive: Path, holds: str, into: Path) -> Non
         count, size = count + 1, size + member.size
         if count > _MOST_MEMBERS or size > _MOST_BYTES:
             raise ValueError(f"{archive} has more than {_MOST_MEMBERS} members or {_MOST_BYTES} bytes")
-        tar.extract(member, into, filter="data")
+        tar.extract(member, into)
     # What compressed the archive put its checksum at the very end, behind tar's own.
     while tar.fileobj is not None and size <= _MOST_BYTES and (rest := tar.fileobj.read(1 << 20)):
         size += len(rest)

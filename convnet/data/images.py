@@ -1,6 +1,7 @@
 """Large image arrays: walked in blocks, and prepared on access instead of in memory."""
 from __future__ import annotations
 
+import mmap
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -18,11 +19,24 @@ def blocks(images: Any) -> Iterator[slice]:
     Parameters
     ----------
     images : array (N, ...) or `ImageView`
+        The pages of a file that is mapped for reading are given back after each block.
     """
     sample_bytes = max(1, int(np.prod(images.shape[1:])) * images.dtype.itemsize)
     step = max(1, _BLOCK_BYTES // sample_bytes)
     for start in range(0, len(images), step):
         yield slice(start, min(start + step, len(images)))
+        _give_back(images)
+
+
+def _give_back(images: Any) -> None:
+    """Take the pages of a file mapped for reading out of this process's memory; the next access maps them again."""
+    while isinstance(images, ImageView):
+        images = images.source
+    # Of a private mapping, changes would be lost.
+    if isinstance(images, np.memmap) and images.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        mapping = images._mmap  # type: ignore[attr-defined]
+        if mapping is not None:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class ImageView:

@@ -1,5 +1,8 @@
 """Views of large image arrays behave as the arrays they stand for."""
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +90,30 @@ def test_sets_too_large_for_memory_are_prepared_on_access(both, change):
     np.testing.assert_array_equal(large.train_labels, small.train_labels)
     if small.mean_image is not None:
         np.testing.assert_allclose(large.mean_image, small.mean_image, rtol=0, atol=1e-7)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_walking_over_a_mapped_file_takes_little_memory(tmp_path):
+    with open(tmp_path / "images", "wb") as file:
+        file.truncate(300 << 20)
+    code = ("import resource, sys\nimport numpy as np\nfrom convnet.data.images import ImageView, blocks\n"
+            "images = np.memmap(sys.argv[1], np.uint8, 'r', shape=(300, 1024, 1024, 1))\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "for view in (images, ImageView(images)):\n"
+            "    print(sum(int(view[block].sum()) for block in blocks(view)))\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n")
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "images"], cwd=Path(__file__).parents[2],
+                         capture_output=True, text=True, check=True)
+    plain, view, kilobytes = map(int, run.stdout.split())
+    assert plain == view == 0 and kilobytes < 120_000
+
+
+def test_walking_over_a_private_mapping_keeps_its_changes(tmp_path):
+    (tmp_path / "images").write_bytes(bytes(1 << 16))
+    changed = np.memmap(tmp_path / "images", np.uint8, "c", shape=(16, 64, 64, 1))
+    changed[3] = 7
+    assert [int(changed[block].max()) for block in blocks(changed)] == [7]
+    assert changed[3].min() == 7
 
 
 def test_views_serve_as_sources(both, tmp_path):
