@@ -18,7 +18,10 @@ _HOME = {
     "Batch": "convnet.batch",
     "train": "convnet.training",
 }
-_MODULES = ("data", "kernels", "layers", "losses", "optimizers", "passes", "schedules", "testing")
+_MODULES = (
+    "analysis", "architectures", "data", "evaluation", "kernels", "layers", "losses", "optimizers", "passes", "pretrained",
+    "schedules", "testing",
+)
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 
