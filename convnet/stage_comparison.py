@@ -8,7 +8,7 @@
 
 Everything is trained end to end, by plain SGD on minibatches of 100, at one learning rate, without augmentation or
 regularisation, as in the paper; the scale is reduced by options whose defaults the output states. Each command writes
-its curves as JSON and its figure as PNG.
+its curves as JSON, run by run, and its figure as PNG.
 """
 from __future__ import annotations
 
@@ -246,10 +246,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
              f"{'×'.join(map(str, dataset.input_shape))}, {options.architecture}, {options.epochs} epochs")
     print(f"Reduced scale. {scale}.")
     out = Path(options.out)
+    done: list[dict[str, Any]] = []
+
+    def report(curve: Curve) -> None:
+        """Print a finished run and put all finished ones on disk, so that an interruption loses none."""
+        _print_curve(curve)
+        done.append(dataclasses.asdict(curve))
+        write_text(out / "curves.json", json.dumps({"options": vars(options), "curves": done}, indent=1))
+
     if options.command == "rates":
         dimensions = options.dimensions or [len(dataset.classes)]
         curves = rates(dataset, options.architecture, options.rates, dimensions, options.epochs,
-                       batch_size=options.batch_size, seed=options.seed, report=_print_curve)
+                       batch_size=options.batch_size, seed=options.seed, report=report)
         figure = out / "curves.png"
         draw_curves(curves, scale, figure)
         for stage in STAGES:
@@ -258,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         curves = mislabelled(dataset, options.architecture, options.rates, options.fractions, options.epochs,
                              dimension=options.dimension, batch_size=options.batch_size, seeds=options.seeds,
-                             report=_print_curve)
+                             report=report)
         figure = out / "mislabelled.png"
         draw_mislabelled(curves, scale, figure)
         for stage in STAGES:
@@ -269,8 +277,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         result = KernelSVM(penalty=10.0).evaluate(dataset)
         print(f"Gaussian kernel SVM on pixels: test error {result.test_error:.2%}, {result.support_vectors} support vectors")
-    record = {"options": vars(options), "curves": [dataclasses.asdict(curve) for curve in curves]}
-    write_text(out / "curves.json", json.dumps(record, indent=1))
     print(f"written: {out / 'curves.json'} and {figure}")
 
 
