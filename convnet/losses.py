@@ -65,15 +65,18 @@ class Loss:
 
     def value(self, z: Array, labels: Array) -> Array:
         """Return ``L(z, l)`` of each sample, (N,)."""
-        return self.weights(labels)[:, 0] * self._value(z, labels)
+        value = self._value(z, labels)
+        return value if self.class_weights is None else self.weights(labels)[:, 0] * value
 
     def gradient(self, z: Array, labels: Array) -> Array:
         """Return ``dL/dz`` of each sample, (N, K)."""
-        return self.weights(labels) * self._gradient(z, labels)
+        gradient = self._gradient(z, labels)
+        return gradient if self.class_weights is None else self.weights(labels) * gradient
 
     def hessian_product(self, z: Array, labels: Array, t: Array) -> Array:
         """Return ``H t`` with ``H = d²L/dz²`` of each sample, (N, K)."""
-        return self.weights(labels) * self._hessian_product(z, labels, t)
+        product = self._hessian_product(z, labels, t)
+        return product if self.class_weights is None else self.weights(labels) * product
 
     def hessian_factor(self, z: Array, labels: Array, index: int) -> tuple[Array, Any]:
         """Return one vector of a factorisation of the Hessian, and the product with its derivative.

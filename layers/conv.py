@@ -77,7 +77,8 @@ class Conv(Layer):
         """Return the sum over samples and windows of window of `a` times `b`; for the bias, `constant` times sum of `b`."""
         gradients = {"weight": kernels.of(b).conv_weight_gradient(a, b, self.size, self.stride, self.padding)}
         if self.bias and constant:
-            gradients["bias"] = constant * kernels.of(b).row_sum(b)
+            total = kernels.of(b).row_sum(b)
+            gradients["bias"] = total if constant == 1 else constant * total
         return gradients
 
 

@@ -61,5 +61,6 @@ class Dense(Layer):
         """Return ``a^T b`` and, for the bias, `constant` times the sum of `b`."""
         gradients = {"weight": kernels.of(b).product(a.T, b)}
         if self.bias and constant:
-            gradients["bias"] = constant * kernels.of(b).row_sum(b)
+            total = kernels.of(b).row_sum(b)
+            gradients["bias"] = total if constant == 1 else constant * total
         return gradients

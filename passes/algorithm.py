@@ -117,19 +117,17 @@ class Run:
         """
         net = self.net
         flat, gradients = net.gradient_buffer()
-        paths = net.paths
+        total = kernels.of(flat).gradient_sum(flat, gradients)
 
         def write(layer: Layer, parts: dict[str, Array], scale: float) -> None:
             for name, value in parts.items():
-                target = gradients[f"{paths[layer]}.{name}"]
-                target += value if scale == 1 else scale * value
+                total.add(f"{net.paths[layer]}.{name}", value, scale)
 
         weight_gradients(terms, write)
-        flat *= flat.dtype.type(1 / len(self.batch))
-        loss = objective.value.mean()
-        mean_penalty = 0 * loss if penalty is None else penalty.mean()
+        total.finish(1 / len(self.batch))
+        loss, mean_penalty, whole = kernels.of(flat).step_means(objective.value, penalty, coefficient)
         return Step(
-            loss=loss, penalty=mean_penalty, objective=loss + coefficient * mean_penalty,
+            loss=loss, penalty=mean_penalty, objective=whole,
             gradients=MappingProxyType(gradients), flat_gradient=flat, input_gradient=input_gradient,
             outputs=objective.outputs, state=net.updated_state(first.records) if self.training else {},
         )

@@ -5,7 +5,7 @@ All of them also run on CuPy arrays. Shapes are channels-last; ``P, Q`` are the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -144,6 +144,18 @@ class ReferenceKernels:
         """Return the sum of `b` over all but its last axis."""
         return b.sum(axis=tuple(range(b.ndim - 1)))
 
+    # --- the end of a step --------------------------------------------------------------------------------------------
+
+    def gradient_sum(self, vector: Array, parts: Mapping[str, Array]) -> GradientSum:
+        """Return what adds up the products of a step in `vector`, whose `parts` are views of it by name."""
+        return GradientSum(vector, parts)
+
+    def step_means(self, losses: Array, penalties: Array | None, coefficient: float) -> tuple[Array, Array, Array]:
+        """Return the means of losses and penalties, and the first plus `coefficient` times the second."""
+        loss = losses.mean()
+        penalty = 0 * loss if penalties is None else penalties.mean()
+        return loss, penalty, loss + coefficient * penalty
+
     # --- softmax and randomness ---------------------------------------------------------------------------------------
 
     def softmax(self, x: Array) -> Array:
@@ -172,6 +184,30 @@ class ReferenceKernels:
         """Return 0 with probability `rate` and ``1 / (1 - rate)`` otherwise, determined by `draw` and `stream`."""
         kept = random_bits(draw, stream, math.prod(shape)).reshape(shape) >= round(rate * 2**32)
         return (kept / (1 - rate)).astype(dtype)
+
+
+class GradientSum:
+    """Adds up the products of a step.
+
+    Parameters
+    ----------
+    vector : array
+        Zeros; takes the sum.
+    parts : mapping of str to array
+        Views of `vector`.
+    """
+
+    def __init__(self, vector: Array, parts: Mapping[str, Array]):
+        self._vector, self._parts = vector, parts
+
+    def add(self, name: str, value: Array, scale: float) -> None:
+        """Add ``scale · value`` to the part called `name`."""
+        target = self._parts[name]
+        target += value if scale == 1 else scale * value
+
+    def finish(self, factor: float) -> None:
+        """Multiply the sum by `factor`; nothing is added after that."""
+        self._vector *= self._vector.dtype.type(factor)
 
 
 def random_bits(draw: int, stream: int, count: int) -> np.ndarray:

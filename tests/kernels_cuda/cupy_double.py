@@ -31,10 +31,10 @@ OPERATORS = {
 }
 # Functions of the module, with NumPy's meaning; `test_cupy_double` checks that CuPy has them all.
 FUNCTIONS = (
-    "abs absolute add all any arange argmax argmin broadcast_to concatenate copyto cos divide empty exp expand_dims eye "
+    "abs absolute add all any arange argmax argmin broadcast_to concatenate copyto cos divide exp expand_dims eye "
     "isfinite isnan log log1p matmul maximum mean minimum moveaxis multiply negative ones pad power prod repeat result_type "
     "sign sin sqrt square stack subtract sum swapaxes tanh tile transpose where zeros full clip logical_and logical_not "
-    "logical_or empty_like zeros_like ones_like full_like"
+    "logical_or zeros_like ones_like full_like"
 ).split()
 CONSTANTS = "float32 float64 complex64 complex128 int32 int64 uint8 uint32 uint64 bool_ pi inf nan newaxis finfo dtype".split()
 VIEWS = "reshape transpose ravel swapaxes view squeeze".split()
@@ -255,6 +255,13 @@ def call(function: Callable, *inputs: Any, out: ndarray | None = None, **options
 # --- the module -----------------------------------------------------------------------------------------------------------
 
 
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """Return memory that has not been written to."""
+    made = np.empty(shape, dtype)
+    made.fill(np.nan if made.dtype.kind in "fc" else 0)
+    return ndarray(made)
+
+
 def asarray(values: Any, dtype: Any = None) -> ndarray:
     """Return a device array; values of the host are sent."""
     if isinstance(values, ndarray):
@@ -391,6 +398,7 @@ def module() -> types.ModuleType:
     for name in CONSTANTS:
         setattr(made, name, getattr(np, name))
     made.result_type = lambda *types_: np.result_type(*(t.dtype if isinstance(t, ndarray) else t for t in types_))
+    made.empty, made.empty_like = empty, lambda like: empty(like.shape, like.dtype)
     made.ndarray, made.RawModule = ndarray, RawModule
     made.asarray, made.array, made.ascontiguousarray, made.asnumpy = asarray, asarray, ascontiguousarray, asnumpy
     made.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(malloc=None)

@@ -85,7 +85,7 @@ def test_cupy_has_all_of_it():
         real = importlib.import_module("cupy")
     except ImportError as error:
         pytest.skip(f"CuPy is not installed: {error}")
-    for name in (*FUNCTIONS, *CONSTANTS, "asarray", "ascontiguousarray", "asnumpy", "RawModule"):
+    for name in (*FUNCTIONS, *CONSTANTS, "empty", "empty_like", "asarray", "ascontiguousarray", "asnumpy", "RawModule"):
         assert hasattr(real, name), name
     for name in (*VIEWS, *REDUCTIONS, "get", "item", "tolist", "set", "fill", "T", "real", "imag", "data", "flags"):
         assert hasattr(real.ndarray, name), name

@@ -1,7 +1,7 @@
 """The kernel interface for CuPy arrays."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from convnet import devices
 from convnet.kernels.cuda.choice import Choices, Way, record_path
 from convnet.kernels.cuda.cublas import Cublas, CublasError
-from convnet.kernels.cuda.launch import Launcher, suits, windows
+from convnet.kernels.cuda.gradient import DeviceGradientSum
+from convnet.kernels.cuda.launch import THREADS, Launcher, suits, windows
 from convnet.kernels.cuda.products import Products
 from convnet.kernels.reference import ReferenceKernels, position_type, window_counts
 
@@ -165,6 +166,22 @@ class CudaKernels(ReferenceKernels):
             y = self._xp.empty_like(arrays[0])
             self._launcher.elements("combination", y.dtype, y.size, y, *arrays, *map(y.dtype.type, coefficients))
         return y
+
+    # --- the end of a step --------------------------------------------------------------------------------------------
+
+    def gradient_sum(self, vector: Array, parts: Mapping[str, Array]) -> Any:
+        """Return what adds up the products of a step in `vector`, whose `parts` are views of it by name."""
+        return DeviceGradientSum(self._launcher, vector, parts) if suits(vector) else super().gradient_sum(vector, parts)
+
+    def step_means(self, losses: Array, penalties: Array | None, coefficient: float) -> tuple[Array, Array, Array]:
+        """Return the means of losses and penalties, and the first plus `coefficient` times the second."""
+        if not suits(losses, losses if penalties is None else penalties):
+            return super().step_means(losses, penalties, coefficient)
+        dtype, means = losses.dtype, self._xp.empty(3, losses.dtype)
+        losses, penalties = (None if a is None else self._xp.ascontiguousarray(a) for a in (losses, penalties))
+        self._launcher.blocks("step_means", dtype, (1,), THREADS, losses, penalties, dtype.type(coefficient), means,
+                              np.int32(losses.size))
+        return means[0], means[1], means[2]
 
     # --- loss and randomness ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,45 @@
+// What a step ends in: its gradient as one vector, and the means of its losses.
+
+#define PARTS 8
+
+struct Parts { int offset[PARTS], count[PARTS]; real scale[PARTS]; };
+
+// Add scale[j] · a_j to the vector from offset[j] on, for up to PARTS arrays whose places do not overlap.
+extern "C" __global__ void add_parts(
+    const real* a0, const real* a1, const real* a2, const real* a3, const real* a4, const real* a5, const real* a6,
+    const real* a7, Parts parts, real* vector, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    const real* a[PARTS] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    int j = 0;
+    while (i >= parts.count[j]) i -= parts.count[j++];
+    vector[parts.offset[j] + i] += parts.scale[j] * a[j][i];
+}
+
+// means: of the losses and of the penalties (0 where null), and their sum with the penalties' coefficient. One block of THREADS
+// threads.
+extern "C" __global__ void step_means(const real* losses, const real* penalties, real coefficient, real* means, int count)
+{
+    __shared__ real loss[THREADS];
+    __shared__ real penalty[THREADS];
+    real mine = 0, other = 0;
+    for (int i = threadIdx.x; i < count; i += THREADS) {
+        mine += losses[i];
+        if (penalties) other += penalties[i];
+    }
+    loss[threadIdx.x] = mine;
+    penalty[threadIdx.x] = other;
+    __syncthreads();
+    for (u32 half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) {
+            loss[threadIdx.x] += loss[threadIdx.x + half];
+            penalty[threadIdx.x] += penalty[threadIdx.x + half];
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x > 0) return;
+    means[0] = loss[0] / count;
+    means[1] = penalty[0] / count;
+    means[2] = means[0] + coefficient * means[1];
+}

@@ -1,0 +1,62 @@
+"""The products of a step, added up to one gradient vector in as few launches as there can be."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convnet.kernels.cuda.launch import Launcher
+
+Array = Any
+
+# As in gradient.cu.
+PARTS = 8
+
+
+class DeviceGradientSum:
+    """What `convnet.kernels.reference.GradientSum` does, all at the end.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    vector : array
+        Zeros; takes the sum.
+    parts : mapping of str to array
+        Views of `vector`.
+    """
+
+    def __init__(self, launcher: Launcher, vector: Array, parts: Mapping[str, Array]):
+        self._launcher, self._vector, self._parts = launcher, vector, parts
+        self._waiting: list[tuple[str, Array, float]] = []
+
+    def add(self, name: str, value: Array, scale: float) -> None:
+        """Add ``scale · value`` to the part called `name`."""
+        self._waiting.append((name, value, scale))
+
+    def finish(self, factor: float) -> None:
+        """Multiply the sum by `factor`; nothing is added after that."""
+        while self._waiting:
+            now: dict[str, tuple[Array, float]] = {}
+            later = []
+            for name, value, scale in self._waiting:
+                if name in now or len(now) == PARTS:
+                    later.append((name, value, scale))
+                else:
+                    now[name] = value, scale * factor
+            self._launch(now)
+            self._waiting = later
+
+    def _launch(self, now: Mapping[str, tuple[Array, float]]) -> None:
+        xp, dtype = self._launcher.cupy, self._vector.dtype
+        kind = np.dtype([("offset", np.int32, PARTS), ("count", np.int32, PARTS), ("scale", dtype, PARTS)])
+        table = np.zeros(1, kind)
+        arrays: list[Array | None] = [None] * PARTS
+        for j, (name, (value, scale)) in enumerate(now.items()):
+            target = self._parts[name]
+            # A complex array is pairs of numbers here, as in the vector.
+            arrays[j] = xp.ascontiguousarray(value, target.dtype).view(dtype)
+            table["offset"][0, j] = (target.data.ptr - self._vector.data.ptr) // dtype.itemsize
+            table["count"][0, j] = arrays[j].size
+            table["scale"][0, j] = scale
+        self._launcher.elements("add_parts", dtype, int(table["count"].sum()), *arrays, table, self._vector)
