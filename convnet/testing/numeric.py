@@ -9,7 +9,7 @@ import numpy as np
 Array = Any
 
 # Steps of the central differences, relative to directions of unit size in each component.
-STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
+STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 COMPLEX_STEP = 1e-20
 # Smallest distance between any two values of `spaced`, far above the largest step.
 GAP = 2e-3
@@ -46,21 +46,29 @@ def products(a: Array, b: Array) -> Array:
 def derivative(f: Callable[[float], Array]) -> Array:
     """Return ``df/dh`` at ``h = 0`` by five-point central differences.
 
-    The step becomes smaller until two estimates in a row agree, so that it ends below the distance to the nearest kink.
+    The step becomes smaller until there is no kink within it, which is seen by the slopes on both sides being equal, and
+    until two estimates in a row agree.
 
     Raises
     ------
     NotDifferentiableError
-        If the estimates do not settle.
+        If that does not happen.
     """
+    at_0 = f(0.0)
+    size = float(np.linalg.norm(at_0))
     before: Array = None
     best, best_change = None, np.inf
     for h in STEPS:
-        estimate = (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+        low, high = (f(-h), f(-2 * h)), (f(h), f(2 * h))
+        estimate = (8 * (high[0] - low[0]) - (high[1] - low[1])) / (12 * h)
+        left, right = (3 * at_0 - 4 * low[0] + low[1]) / (2 * h), (4 * high[0] - high[1] - 3 * at_0) / (2 * h)
+        # Where the derivative is zero, what is left is rounding, which is relative to f itself.
+        scale = float(np.linalg.norm(estimate)) + 1e-6 * size or 1.0
+        if np.linalg.norm(right - left) > 1e-4 * scale + 1e-14 * size / h:
+            before = None
+            continue
         if before is not None:
-            # Where the derivative is zero, what is left is rounding, which is relative to f itself.
-            size = float(np.linalg.norm(before) + 1e-6 * np.linalg.norm(f(0.0))) or 1.0
-            change = float(np.linalg.norm(estimate - before)) / size
+            change = float(np.linalg.norm(estimate - before)) / scale
             if change < best_change:
                 best, best_change = before, change
             if change < 1e-8:
@@ -68,8 +76,8 @@ def derivative(f: Callable[[float], Array]) -> Array:
         before = estimate
     if not best_change < 1e-3:
         raise NotDifferentiableError(
-            f"no derivative: estimates with steps down to {STEPS[-1]:g} differ by {best_change:.1e}; "
-            "either the forward pass is not a differentiable function or the point lies on a kink (try another seed)"
+            f"no derivative: steps down to {STEPS[-1]:g} cross a kink, or the forward pass is not a differentiable "
+            "function (another seed tells)"
         )
     return best
 
