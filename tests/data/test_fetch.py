@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import sys
 import tarfile
 
 import numpy as np
@@ -206,6 +207,12 @@ def test_a_place_that_cannot_be_written(mnist, tmp_path):
 def test_names_that_cannot_be_fetched(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         fetch(name, tmp_path)
+
+
+def test_without_pooch_the_extra_is_named(mnist, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"pip install 'convnet-ibp\[data\]'"):
+        get(tmp_path)
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------

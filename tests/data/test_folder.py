@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,13 @@ def test_folders_without_images_or_with_other_classes_are_refused(tmp_path):
         load_folder(tmp_path)
     (tmp_path / "train" / "void").mkdir()
     with pytest.raises(ValueError, match="void has no images"):
+        load_folder(tmp_path)
+
+
+def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):
+    write_images(tmp_path)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install 'convnet-ibp\[images\]'"):
         load_folder(tmp_path)
 
 
