@@ -63,7 +63,7 @@ def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[fl
     for x, y in _slices(images, labels, batch_size):
         noise = net.xp.asarray(rng.standard_normal(x.shape, np.float32), dtype=net.dtype)
         x = net.asarray(x)
-        wrong += np.array([_wrong(net, x + net.dtype.type(sigma) * noise, y) for sigma in sigmas], int)
+        wrong += np.array([_wrong(net, x + noise * net.dtype.type(sigma), y) for sigma in sigmas], int)
     return [float(count / len(images)) for count in wrong]
 
 
@@ -86,7 +86,7 @@ def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[f
     for x, y in _slices(images, labels, batch_size):
         x = net.asarray(x)
         direction = net.xp.sign(input_gradient(net, loss, x, y))
-        wrong += np.array([_wrong(net, x + net.dtype.type(epsilon) * direction, y) for epsilon in epsilons], int)
+        wrong += np.array([_wrong(net, x + direction * net.dtype.type(epsilon), y) for epsilon in epsilons], int)
     return [float(count / len(images)) for count in wrong]
 
 
