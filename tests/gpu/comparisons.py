@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ from convnet.layers import (
     PixelDeviation,
     ReLU,
     Residual,
-    Sequential,
     ScaleInvariantClassifier,
+    Sequential,
     Sigmoid,
     Softmax,
     SphereProjection,
@@ -95,7 +95,8 @@ LAYERS = {
     "dropout": LayerCase(lambda: [Dropout(0.3)], (5, 3, 2)),
     "batch norm": LayerCase(lambda: [BatchNorm()], (3, 4, 5)),
     "residual": LayerCase(lambda: [Residual([Conv(4, 3, padding=1), Tanh()], [Conv(4, 1)])], (4, 5, 3)),
-    "concatenate": LayerCase(lambda: [Concatenate([Dense(2), Sequential([Dense(3), Tanh()]), Sequential([])])], (6,)),
+    "concatenate": LayerCase(
+        lambda: [Concatenate([Dense(2), Sequential([Dense(3), Tanh()]), Sequential([])])], (6,)),
     "sphere": LayerCase(lambda: [SphereProjection(), Dense(3)], (6,)),
     "target scores": LayerCase(lambda: [TargetScores(4)], (5,)),
     "scale-invariant": LayerCase(lambda: [ScaleInvariantClassifier(4, 6)], (9,)),
@@ -112,8 +113,8 @@ def piecewise_linear() -> list:
 
 def smooth() -> list:
     """Return the layers of a small network in which everything has curvature."""
-    return [Conv(5, 3, stride=2, padding=1, bias=False), BatchNorm(), Tanh(), Residual([Conv(5, 3, padding=1), Sigmoid()]), Flatten(),
-            Dense(4)]
+    return [Conv(5, 3, stride=2, padding=1, bias=False), BatchNorm(), Tanh(),
+            Residual([Conv(5, 3, padding=1), Sigmoid()]), Flatten(), Dense(4)]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class AlgorithmCase:
 
     algorithm: Algorithm
     layers: Callable[[], list] = piecewise_linear
-    loss: Loss = SoftmaxCrossEntropy()
+    loss: Loss = field(default_factory=SoftmaxCrossEntropy)
 
 
 ALGORITHMS = {

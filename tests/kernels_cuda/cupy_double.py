@@ -30,15 +30,22 @@ OPERATORS = {
     np.bitwise_and, np.bitwise_or, np.bitwise_xor,
 }
 # Functions of the module, with NumPy's meaning; `test_cupy_double` checks that CuPy has them all.
-FUNCTIONS = (
-    "abs absolute add all any arange argmax argmin broadcast_to concatenate copyto cos divide exp expand_dims eye "
-    "isfinite isnan log log1p matmul maximum mean minimum moveaxis multiply negative ones pad power prod repeat result_type "
-    "sign sin sqrt square stack subtract sum swapaxes tanh tile transpose where zeros full clip logical_and logical_not "
-    "logical_or zeros_like ones_like full_like"
-).split()
-CONSTANTS = "float32 float64 complex64 complex128 int32 int64 uint8 uint32 uint64 bool_ pi inf nan newaxis finfo dtype".split()
-VIEWS = "reshape transpose ravel swapaxes view squeeze".split()
-REDUCTIONS = "sum mean max min argmax argmin all any prod std var cumsum astype copy conj round clip dot repeat".split()
+FUNCTIONS = [
+    "abs", "absolute", "add", "all", "any", "arange", "argmax", "argmin", "broadcast_to", "concatenate", "copyto",
+    "cos", "divide", "exp", "expand_dims", "eye", "isfinite", "isnan", "log", "log1p", "matmul", "maximum", "mean",
+    "minimum", "moveaxis", "multiply", "negative", "ones", "pad", "power", "prod", "repeat", "result_type", "sign",
+    "sin", "sqrt", "square", "stack", "subtract", "sum", "swapaxes", "tanh", "tile", "transpose", "where", "zeros",
+    "full", "clip", "logical_and", "logical_not", "logical_or", "zeros_like", "ones_like", "full_like",
+]
+CONSTANTS = [
+    "float32", "float64", "complex64", "complex128", "int32", "int64", "uint8", "uint32", "uint64", "bool_", "pi",
+    "inf", "nan", "newaxis", "finfo", "dtype",
+]
+VIEWS = ["reshape", "transpose", "ravel", "swapaxes", "view", "squeeze"]
+REDUCTIONS = [
+    "sum", "mean", "max", "min", "argmax", "argmin", "all", "any", "prod", "std", "var", "cumsum", "astype", "copy",
+    "conj", "round", "clip", "dot", "repeat",
+]
 
 
 @dataclass

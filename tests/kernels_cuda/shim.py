@@ -62,8 +62,8 @@ class Library:
         self._fibers = {name for part in source.NAMES if "__syncthreads" in source.part(part)
                         for name in signatures(source.part(part))}
         launchers = "\n".join(
-            f'extern "C" int launch_{name}(const unsigned* grid, const unsigned* block, void** arguments, bool fibers, '
-            f"bool descending) {{ return shim::launch({name}, grid, block, arguments, fibers, descending); }}"
+            f'extern "C" int launch_{name}(const unsigned* grid, const unsigned* block, void** arguments, '
+            f"bool fibers, bool descending) {{ return shim::launch({name}, grid, block, arguments, fibers, descending); }}"
             for name in self.signatures
         )
         whole = f'#include "{HEADER}"\n{text}\n{launchers}\n'
@@ -90,7 +90,8 @@ class Library:
 
     def _value(self, kernel: str, parameter: Parameter, given: Any) -> np.ndarray:
         """Return the argument's bytes, after a check that they are what the kernel expects."""
-        what = f"{kernel}: {parameter.type} {parameter.name} was given a {type(given).__name__} of {getattr(given, 'dtype', None)}"
+        kind = f"{type(given).__name__} of {getattr(given, 'dtype', None)}"
+        what = f"{kernel}: {parameter.type} {parameter.name} was given a {kind}"
         plain = parameter.type.removeprefix("const ")
         if plain.endswith("*"):
             if given is None:

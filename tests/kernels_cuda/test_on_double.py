@@ -2,6 +2,7 @@
 import pytest
 
 from tests.gpu.comparisons import ALGORITHMS, LAYERS, compare_algorithm, compare_layer
+from tests.gpu.device_tests import *  # noqa: F403
 
 pytestmark = pytest.mark.usefixtures("cupy")
 

@@ -55,8 +55,8 @@ class DeviceGradientSum:
         for j, (name, (value, scale)) in enumerate(now.items()):
             target = self._parts[name]
             # A complex array is pairs of numbers here, as in the vector.
-            arrays[j] = xp.ascontiguousarray(value, target.dtype).view(dtype)
+            array = arrays[j] = xp.ascontiguousarray(value, target.dtype).view(dtype)
             table["offset"][0, j] = (target.data.ptr - self._vector.data.ptr) // dtype.itemsize
-            table["count"][0, j] = arrays[j].size
+            table["count"][0, j] = array.size
             table["scale"][0, j] = scale
         self._launcher.elements("add_parts", dtype, int(table["count"].sum()), *arrays, table, self._vector)

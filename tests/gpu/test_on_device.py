@@ -1,0 +1,120 @@
+"""The whole engine on a GPU against the CPU: ``python -m pytest -m gpu``."""
+import numpy as np
+import pytest
+
+import convnet
+from convnet import Batch, Network, devices, kernels
+from convnet.kernels import to_numpy
+from convnet.kernels.cuda.choice import Choices
+from convnet.layers import Conv, Dense, Flatten, ReLU
+from convnet.losses import SoftmaxCrossEntropy
+from convnet.optimizers import SGD
+from convnet.passes import Backprop, LossIBP
+from tests.gpu.comparisons import ALGORITHMS, IMAGE, LAYERS, batch, compare_algorithm, compare_layer
+from tests.gpu.device_tests import *  # noqa: F403
+from tests.kernels_cuda.test_cuda_kernels import (  # noqa: F401
+    test_a_convolution_of_many_tiles,
+    test_convolution,
+    test_dropout_masks_are_those_of_numpy,
+    test_elementwise,
+    test_large_windows_have_wide_positions,
+    test_not_a_number_is_seen,
+    test_pooling,
+    test_products,
+    test_products_of_what_is_not_contiguous,
+    test_softmax_cross_entropy,
+    test_sums_over_rows,
+)
+from tests.kernels_cuda.test_epochs import (  # noqa: F401
+    made,
+    test_a_batch_size_that_divides_and_one_that_is_larger,
+    test_a_run_goes_on_from_a_checkpoint,
+    test_frozen_layers_and_learning_rates_of_their_own,
+    test_optimizers,
+    test_the_first_loss_that_is_not_finite_stops_everything,
+)
+from tests.kernels_cuda.test_epochs import test_algorithms as test_recorded_algorithms  # noqa: F401
+
+# A library's warning about itself is no failure of what is compared here.
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy"), pytest.mark.filterwarnings("default")]
+
+WAYS = ["own", "cublas"]
+
+
+@pytest.fixture
+def way(request, monkeypatch, cupy):
+    """Take one way for all products, instead of the faster one of each."""
+    if request.param == "cublas" and kernels.gpu()._products._cublas is None:
+        pytest.skip("cuBLAS is not installed")
+    monkeypatch.setattr(Choices, "_fastest", lambda self, ways: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name, training, dtype):
+    compare_layer(LAYERS[name], dtype, training)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithms(way, name, dtype):
+    compare_algorithm(ALGORITHMS[name], dtype)
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_recorded_epochs_repeat_bit_for_bit(way, made):  # noqa: F811
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((70, 28, 28, 1)).astype(np.float32), rng.integers(10, size=70)
+    vectors = []
+    for _ in range(2):
+        net = Network([Conv(32, 4), ReLU(), Conv(64, 5, 2), ReLU(), Flatten(), Dense(10)], (28, 28, 1), device="gpu")
+        convnet.train(net, data, LossIBP(0.01), SGD(0.01, momentum=0.9), 4, 16)
+        vectors.append(to_numpy(net.vector))
+    np.testing.assert_array_equal(*vectors)
+    assert not made[0].refusals and not made[1].refusals
+
+
+def test_automatic_choice_takes_the_device(cupy):
+    assert Network([Flatten(), Dense(3)], (2, 2, 1), device="auto").device == "gpu"
+
+
+def test_too_little_memory_names_the_batch_size(cupy):
+    net = Network([Conv(64, 5), ReLU(), Flatten(), Dense(4)], (64, 64, 3), device="gpu")
+    images = np.zeros((512, 64, 64, 3), np.float32)
+    pool = cupy.get_default_memory_pool()
+    limit = pool.get_limit()
+    pool.set_limit(size=pool.total_bytes() + 64 * 2**20)
+    try:
+        with pytest.raises(devices.DeviceMemoryError, match="a batch of 512 images"), devices.memory_errors(512):
+            Backprop().gradients(net, SoftmaxCrossEntropy(), Batch(images, np.zeros(512, int)))
+    finally:
+        pool.set_limit(size=limit)
+    step = Backprop().gradients(net, SoftmaxCrossEntropy(), Batch(images[:4], np.zeros(4, int)))
+    assert np.isfinite(to_numpy(step.flat_gradient)).all()
+
+
+def test_tf32_rounds_and_is_off_by_default(cupy):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((256, 256)).astype(np.float32) for _ in range(2))
+    exact = a.astype(float) @ b
+    errors = []
+    for allowed in (False, True):
+        devices.allow_tf32(allowed)
+        found = to_numpy(kernels.gpu().product(cupy.asarray(a), cupy.asarray(b)))
+        errors.append(np.abs(found - exact).max() / np.abs(exact).max())
+    assert errors[0] < 1e-5
+    assert errors[1] < 1e-2
+
+
+def test_a_step_on_a_network_that_was_trained_on_the_other_side(cupy, tmp_path):
+    cpu = Network([Conv(3, 3), ReLU(), Flatten(), Dense(4)], IMAGE, dtype="float64")
+    given = batch(20)
+    convnet.train(cpu, (given.images, given.labels), Backprop(), SGD(0.1), 2, 5)
+    cpu.save(tmp_path / "net.npz")
+    gpu = Network.load(tmp_path / "net.npz", device="gpu")
+    steps = [LossIBP(0.1).gradients(net, SoftmaxCrossEntropy(), given) for net in (cpu, gpu)]
+    expected = steps[0].flat_gradient
+    np.testing.assert_allclose(to_numpy(steps[1].flat_gradient), expected, rtol=0, atol=1e-10 * np.abs(expected).max())
