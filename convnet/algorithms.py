@@ -1,11 +1,14 @@
 """The training algorithms by name, as the command line writes them: ``loss-ibp:beta=0.03,exact=true``."""
 from __future__ import annotations
 
+import itertools
+import re
+
 import numpy as np
 
 from convnet import passes
 from convnet.batch import Batch
-from convnet.specs import Kind, choices, make
+from convnet.specs import Kind, choices
 
 __all__ = ["KNOWN", "by_spec", "candidates", "needs_tangents"]
 
@@ -33,12 +36,30 @@ def by_spec(spec: str) -> passes.Algorithm:
     ValueError
         If the name, an option or a value is not known; the message gives the nearest known name.
     """
-    return make("algorithm", spec, KNOWN)
+    found = candidates(spec)
+    if len(found) > 1:
+        raise ValueError(f"algorithm {spec!r} offers several values; give one for each option here")
+    return found[0][1]
 
 
 def candidates(spec: str) -> list[tuple[str, passes.Algorithm]]:
-    """Return (spec, algorithm) for each combination of the values that `spec` offers: two for ``at:epsilon=0.1|0.2``."""
-    return choices("algorithm", spec, KNOWN)
+    """Return (spec, algorithm) for each combination of the values that `spec` offers: two for ``at:epsilon=0.1|0.2``.
+
+    Penalties are added with a plus sign: ``loss-ibp:beta=0.01+fast-tangent-prop:beta=0.1``.
+
+    Raises
+    ------
+    ValueError
+        As `by_spec`; also if something is added that is not a penalty.
+    """
+    parts = [choices("algorithm", part, KNOWN) for part in re.split(r"\+(?=\s*[a-z])", spec)]
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return [("+".join(name for name, _ in chosen), passes.SumOfPenalties.of(*(algorithm for _, algorithm in chosen)))
+                for chosen in itertools.product(*parts)]
+    except TypeError as error:
+        raise ValueError(f"algorithm {spec!r}: {error}") from None
 
 
 def needs_tangents(algorithm: passes.Algorithm) -> bool:

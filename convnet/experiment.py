@@ -25,6 +25,7 @@ from convnet.algorithms import needs_tangents
 from convnet.architectures import build, default_for
 from convnet.checkpoint import fingerprint
 from convnet.data import Dataset, load
+from convnet.data.augment import Augmentation
 from convnet.data.prepare import prepare, usual_normalization
 from convnet.data.registry import cache_root
 from convnet.data.sampling import stratified_indices
@@ -33,6 +34,7 @@ from convnet.evaluation import error_rate, fgsm_errors, noise_errors
 from convnet.files import remove_partials, write_text
 from convnet.history import History
 from convnet.layers.base import real_number, whole_number
+from convnet.names import lookup
 from convnet.network import Network
 from convnet.passes import Algorithm
 from convnet.specs import Kind, describe, make
@@ -44,6 +46,14 @@ SCHEDULES = {name: Kind(kind) for name, kind in schedules.NAMES.items()}
 
 # Tangent vectors beyond this size are kept in a file and not in memory.
 _TANGENT_BYTES = 1 << 28
+
+
+# What the papers vary at random in every training image.
+AUGMENTATIONS = {
+    "mnist": Augmentation(shift=2, scale=(0.7, 1.4), rotation=18),  # papers 001/002, section 5.4
+    "cifar": Augmentation(crop=28, shift=2, scale=(0.7, 1.4), reflect=True),  # paper 000, section 7.4
+    "svhn": Augmentation(crop=28, shift=2, scale=(0.7, 1.4)),  # the same, without reflection
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Setup:
     network : str or None
         Name of an architecture; by default the one for the data set.
     dropout : float
+    augmentation : str or None
+        Name of the variation of the training images, one of `AUGMENTATIONS`.
     initialization, dtype, device : str
         See `convnet.Network`.
     epochs, batch_size : int
@@ -79,6 +91,7 @@ class Setup:
     normalization: str | None = None
     network: str | None = None
     dropout: float = 0.0
+    augmentation: str | None = None
     initialization: str = "he"
     dtype: str = "float32"
     device: str = "cpu"
@@ -172,6 +185,7 @@ class Experiment:
             normalization=setup.normalization or usual_normalization(self.raw.name))
         self.raw.subset(setup.subset, setup.per_class)
         self.optimizer()
+        self.augmentation = setup.augmentation and lookup("augmentation", setup.augmentation, AUGMENTATIONS)
         self.schedule = make("schedule", setup.schedule, SCHEDULES)
         self.kernels = kernels.of(self.network(0).vector).name
         self.data_digest = fingerprint(self.raw.train_images, self.raw.train_labels,
@@ -183,8 +197,13 @@ class Experiment:
     def network(self, seed: int) -> Network:
         """Return the untrained network of `seed`."""
         setup = self.setup
-        return build(setup.network or "", self.raw.input_shape, len(self.raw.classes), dropout=setup.dropout, seed=seed,
+        shape = self.central(self.raw.train_images[:1]).shape[1:]
+        return build(setup.network or "", shape, len(self.raw.classes), dropout=setup.dropout, seed=seed,
                      dtype=setup.dtype, device=setup.device, initialization=setup.initialization)
+
+    def central(self, images: Any) -> Any:
+        """Return images as the network takes them at test time."""
+        return self.augmentation.central(images) if self.augmentation else images
 
     def optimizer(self) -> optimizers.Optimizer:
         """Return a fresh optimiser."""
@@ -261,7 +280,7 @@ class Experiment:
         try:
             result = train(
                 net, dataset, algorithm, self.optimizer(), self.setup.epochs, self.setup.batch_size, self.schedule, seed,
-                tangents=tangents_for(algorithm, dataset), checkpoint_folder=checkpoint_folder,
+                tangents=tangents_for(algorithm, dataset), augmentation=self.augmentation, checkpoint_folder=checkpoint_folder,
                 progress=label if self.progress is None else self.progress)
         except NonFiniteLossError as error:
             run = dataclasses.replace(run, problem=str(error))
@@ -276,7 +295,7 @@ class Experiment:
 
     def _tested(self, run: Run, net: Network, seed: int, levels: Levels) -> Run:
         dataset = self.data(seed, False)
-        images, labels = dataset.test_images, dataset.test_labels
+        images, labels = self.central(dataset.test_images), dataset.test_labels
         return dataclasses.replace(
             run, levels=levels, test_error=error_rate(net, images, labels),
             noise_errors=noise_errors(net, images, labels, levels.sigmas),

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convnet.batch import Batch, targets
+from convnet.data.loader import prefetch
 from convnet.evaluation import class_ids
 from convnet.layers.base import whole_number
 from convnet.layers.batchnorm import Normalize
@@ -82,6 +83,11 @@ class Samples:
         if self.augmentation is not None:
             images = self.augmentation.apply(images, (self.seed, epoch, number))
         return Batch(images, self.targets[rows], None if self.tangents is None else self.tangents[rows])
+
+    def prepared(self, batches: Sequence[np.ndarray], epoch: int) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch, given their rows; with augmentation they are made ahead, in a thread."""
+        items = ((rows, epoch, number) for number, rows in enumerate(batches))
+        return prefetch(lambda item: self.batch(*item), items, threads=0 if self.augmentation is None else 1)
 
     def arrays(self) -> list[Any]:
         """Return the arrays that tell one training run's data from another's."""

@@ -78,7 +78,8 @@ def load_network(path: str | PathLike[str], device: str = "cpu") -> Network:
     from convnet.network import Network
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since np.load leaves the file open when it finds it damaged.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         header = json.loads(str(content.pop("architecture")))
         if header.pop("format") != FORMAT:

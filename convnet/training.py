@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -168,13 +169,14 @@ def train(
                 if device is not None:
                     totals.add_rows(map(len, batches), device.epoch(np.concatenate(batches), rates[epoch]).tolist())
                     batches = []
-                for number, rows in enumerate(batches):
-                    step = algorithm.gradients(net, loss, samples.batch(rows, epoch, number))
-                    totals.add(step, samples.ids[rows])
-                    optimizer.update(net, step, rates[epoch])
-                    net.set_state(step.state)
-                    net.apply_constraints()
-                    bar.step(totals)
+                with closing(samples.prepared(batches, epoch)) as prepared:
+                    for rows, batch in zip(batches, prepared, strict=True):
+                        step = algorithm.gradients(net, loss, batch)
+                        totals.add(step, samples.ids[rows])
+                        optimizer.update(net, step, rates[epoch])
+                        net.set_state(step.state)
+                        net.apply_constraints()
+                        bar.step(totals)
                 totals.read()
             seconds = time.perf_counter() - start
             tested = samples.test_images is not None

@@ -9,6 +9,7 @@ from convnet.layers.conv import Conv
 from convnet.layers.deconv import Deconv
 from convnet.layers.dense import Dense
 from convnet.layers.dropout import Dropout
+from convnet.layers.jitter import Jitter
 from convnet.layers.pooling import MaxPool, MeanPool
 from convnet.layers.scale_invariant import RescaledDense, ScaleInvariantClassifier, SphereProjection, TargetScores
 from convnet.layers.shape import Flatten
@@ -17,7 +18,7 @@ from convnet.layers.statistics import PixelDeviation, SubtractImageMean
 
 __all__ = [
     "BatchNorm", "Builder", "ComplexConv", "Concatenate", "Container", "Conv", "Deconv", "Dense", "Dropout", "Flatten",
-    "Layer", "LeakyReLU", "MaxPool", "MeanPool", "Modulus", "PixelDeviation", "ReLU", "Record", "RescaledDense",
+    "Jitter", "Layer", "LeakyReLU", "MaxPool", "MeanPool", "Modulus", "PixelDeviation", "ReLU", "Record", "RescaledDense",
     "Residual", "ScaleInvariantClassifier", "Sequential", "Sigmoid", "Softmax", "SphereProjection", "SubtractImageMean",
     "Tanh", "TargetScores",
 ]

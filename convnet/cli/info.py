@@ -24,12 +24,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Show what is in use."""
     for name, value in facts():
-        print(f"{name:14}{value}")
+        print(f"{name:16}{value}")
     from convnet import kernels
 
     hint = slow_kernels(kernels.cpu().name)
     if hint:
         print(f"\nwarning: {hint}")
+    if os.environ.get("OPENBLAS_CORETYPE"):
+        print(f"\nnote: OPENBLAS_CORETYPE={os.environ['OPENBLAS_CORETYPE']} holds OpenBLAS to that instruction set; unset it to "
+              "let OpenBLAS choose, which on a newer processor can double the speed")
     return 0
 
 
@@ -72,8 +75,8 @@ def matrix_libraries() -> list[str]:
         from threadpoolctl import threadpool_info
     except ImportError:
         return []
-    return [f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
-            for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return [f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads, "
+            f"kernels for {pool.get('architecture', 'unknown')}" for pool in threadpool_info() if pool["user_api"] == "blas"]
 
 
 def slow_kernels(name: str) -> str:

@@ -11,7 +11,7 @@ import convnet
 from convnet.cli import compare, evaluate, gradcheck, info, train
 from convnet.cli.parser import Parser
 from convnet.data import commands as datasets
-from convnet.devices import DeviceError
+from convnet.devices import DeviceError, allow_tf32
 
 EXAMPLES = """\
 examples:
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"{name}: warning: {message}", file=sys.stderr)
         try:
+            allow_tf32(getattr(arguments, "tf32", False))
             return arguments.run(arguments) or 0
         except KeyboardInterrupt:
             print(f"\n{name}: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
@@ -66,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     for command in (compare, train, evaluate, datasets, gradcheck, info):
         added = command.add_parser(subparsers)
         added.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
+        if command in (compare, train, evaluate):
+            added.add_argument("--tf32", action="store_true", help="let a GPU round the factors of float32 products to 10 bits")
     return top
 
 

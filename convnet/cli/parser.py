@@ -87,6 +87,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--network", metavar="NAME", help="digits, mnist, cifar, small or resnet (default: by data set)")
     group.add_argument("--dropout", type=float, default=DEFAULTS.dropout, metavar="RATE",
                        help="dropout before the last layer (default: %(default)s)")
+    group.add_argument("--augmentation", metavar="NAME",
+                       help="vary every training image at random, as the papers do: mnist, cifar or svhn (default: not)")
     group.add_argument("--initialization", default=DEFAULTS.initialization, metavar="RULE",
                        help="he, glorot or authors (default: %(default)s)")
     group.add_argument("--epochs", type=int, default=DEFAULTS.epochs, metavar="N", help="default: %(default)s")
@@ -111,7 +113,7 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
 
 def setup_from(arguments: argparse.Namespace, **more: Any) -> Setup:
     """Return the setup that the arguments describe."""
-    names = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "initialization", "epochs",
+    names = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "augmentation", "initialization", "epochs",
              "batch_size", "optimizer", "schedule", "dtype", "device")
     return Setup(root=arguments.data_root, **{name: getattr(arguments, name) for name in names}, **more)
 

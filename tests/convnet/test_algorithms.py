@@ -106,3 +106,12 @@ def test_descriptions_tell_different_things_apart():
     assert describe(describe) == "convnet.specs.describe"
     found = list(differences({"a": 1, "b": [1, 2], "c": "new"}, {"a": 1, "b": [1, 3], "d": None}))
     assert found == ["b is [1, 3] there and [1, 2] here", "c is None there and new here"]
+
+
+def test_penalties_are_added_with_a_plus_sign():
+    found = candidates("loss-ibp:beta=1e-2|0.1,exact=true+fast-tangent-prop:beta=1e+1")
+    assert [spec for spec, _ in found] == [
+        f"loss-ibp:beta={beta},exact=true+fast-tangent-prop:beta=1e+1" for beta in ("1e-2", "0.1")]
+    assert found[0][1] == LossIBP(0.01, exact=True) + TangentProp(10.0, fast=True)
+    with pytest.raises(ValueError, match=r"bp\+noise.*is not a penalty"):
+        by_spec("bp+noise:sigma=0.1")

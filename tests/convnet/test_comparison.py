@@ -251,3 +251,14 @@ def test_setups_that_cannot_run_are_refused_at_once(tmp_path, change, message):
 def test_a_validation_split_needs_images_on_both_sides(tmp_path):
     with pytest.raises(ValueError, match="leaves one part empty"):
         compare(Experiment(dataclasses.replace(SMALL, validation=0.001), tmp_path), SPECS, (0,), Levels())
+
+
+def test_augmentation_varies_training_images_and_crops_test_images(tmp_path):
+    setup = Setup(network="digits", epochs=1, subset=100, augmentation="mnist")
+    plain, varied = (Experiment(dataclasses.replace(setup, augmentation=name), tmp_path, progress=False)
+                     for name in (None, "mnist"))
+    runs = [experiment.run("bp", Backprop(), 0, Levels((0.1,), (0.1,))) for experiment in (plain, varied)]
+    assert runs[0].history[-1].loss != runs[1].history[-1].loss
+    assert runs[0].file != runs[1].file
+    with pytest.raises(ValueError, match=r"unknown augmentation 'mnits'; did you mean 'mnist'"):
+        Experiment(dataclasses.replace(setup, augmentation="mnits"), tmp_path)
