@@ -8,6 +8,7 @@ import numpy as np
 
 from convnet import kernels
 from convnet.batch import Batch, targets
+from convnet.devices import refuse_tf32
 from convnet.layers import (
     BatchNorm,
     Conv,
@@ -70,11 +71,14 @@ def check_algorithm(
         An AssertionError that names what is violated.
     TypeError, ValueError
         If `algorithm` is not an algorithm, or the network is not float64.
+    RuntimeError
+        If TF32 is on.
     """
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm must be a convnet.passes.Algorithm, as in LossIBP(beta=0.1), not {algorithm!r}")
     if net is not None and net.dtype != np.float64:
         raise ValueError(f"net computes in {net.dtype}; differences need dtype='float64'")
+    refuse_tf32("check_algorithm")
     loss = SoftmaxCrossEntropy() if loss is None else loss
     nets = {"": net} if net is not None else {
         "smooth network": smooth_network(seed), "piecewise-linear network": piecewise_network(seed)

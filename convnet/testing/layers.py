@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from convnet import kernels
+from convnet.devices import refuse_tf32
 from convnet.layers.base import Layer, Record, whole_number
 from convnet.passes.walk import Trace, Walk, inference
 from convnet.testing.contracts import check_contracts, check_single_precision, check_untouched
@@ -51,6 +52,8 @@ def check_layer(
         An AssertionError that names the methods at fault and what they violate.
     ValueError, TypeError
         If the layer cannot be built for such inputs.
+    RuntimeError
+        If TF32 is on.
 
     Notes
     -----
@@ -70,6 +73,7 @@ def check_layer(
     A layer is taken to be analytic if it is `linear` or `curved`. One that is curved but not analytic (it takes
     absolute values) says so with a class attribute ``analytic = False``.
     """
+    refuse_tf32("check_layer")
     whole_number("batch", batch, 2)
     root = built(layer, input_shape, "float64", seed)
     report = Report(f"{root!r} on {tuple(input_shape)}")
