@@ -106,7 +106,7 @@ def test_info_names_versions_and_kernels(capsys, monkeypatch):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert f"numpy           {np.__version__}" in out
-    assert f"CPU kernels   {kernels.cpu().name}" in out
+    assert f"CPU kernels     {kernels.cpu().name}" in out
     monkeypatch.delenv("CONVNET_KERNELS", raising=False)
     with kernels.using("reference"):
         assert main(["info"]) == 0
