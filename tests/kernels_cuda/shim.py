@@ -143,5 +143,5 @@ def compiled(name: str, text: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 @cache
 def library(dtype: Any) -> Library:
-    """Return all kernels for arrays of `dtype`."""
-    return Library(source.text(), source.REALS[np.dtype(dtype)])
+    """Return all kernels for arrays of `dtype`, compiled with the further options in ``CONVNET_SHIM_FLAGS``."""
+    return Library(source.text(), source.REALS[np.dtype(dtype)], tuple(os.environ.get("CONVNET_SHIM_FLAGS", "").split()))
