@@ -13,6 +13,7 @@ from convnet.layers import (
     Dense,
     Dropout,
     Flatten,
+    Jitter,
     Layer,
     LeakyReLU,
     MaxPool,
@@ -104,6 +105,9 @@ LAYERS: dict[str, LayerCase] = {
     "batch normalisation of images": LayerCase(BatchNorm, (4, 3, 2)),
     "batch normalisation of features": LayerCase(lambda: BatchNorm(momentum=0.5, epsilon=0.1), (5,)),
     "image less its mean": LayerCase(SubtractImageMean, (4, 3, 2)),
+    "jitter": LayerCase(
+        lambda: Jitter(crop=(5, 6), shift=1, scale=(0.7, 1.4), rotation=18, reflect=True, fill=0.5), (7, 6, 2)
+    ),
     "deviation of the pixels": LayerCase(PixelDeviation, (4, 3, 2)),
     "scale-invariant stage": LayerCase(lambda: ScaleInvariantClassifier(3, 5), (6,)),
     "branches side by side": LayerCase(

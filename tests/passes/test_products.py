@@ -118,14 +118,18 @@ def test_terms_are_grouped_by_the_side_with_fewer_members():
     assert len(fused([(a, c, 1.0), (b, c, 0.5), (a, d, 0.5)])) == 2
 
 
-def test_fused_products_are_the_sum_of_the_products():
+@pytest.mark.parametrize("on_the_second", [[("first", 0.7)], [("t0", 0.7), ("t1", 0.2)], [("first", 0.5), ("t1", 0.2)]],
+                         ids=["first pass", "tangents only", "half of the first pass"])
+def test_fused_products_are_the_sum_of_the_products(on_the_second):
     net = Network([Dense(3)], (4,), dtype="float64")
     layer, = net.paths
     rng = np.random.default_rng(0)
     first = Trace(factors={layer: rng.standard_normal((5, 4))}, constant=1.0)
     tangents = [Trace(factors={layer: rng.standard_normal((5, 4))}) for _ in range(2)]
     downs = [Trace(factors={layer: rng.standard_normal((5, 3))}) for _ in range(2)]
-    terms = [(first, downs[0], 1.0), (tangents[0], downs[0], 0.3), (tangents[1], downs[0], -2.0), (first, downs[1], 0.7)]
+    ups = {"first": first, "t0": tangents[0], "t1": tangents[1]}
+    terms = [(first, downs[0], 1.0), (tangents[0], downs[0], 0.3), (tangents[1], downs[0], -2.0)]
+    terms += [(ups[name], downs[1], coefficient) for name, coefficient in on_the_second]
 
     def products(terms):
         found = {"weight": np.zeros((4, 3)), "bias": np.zeros(3)}

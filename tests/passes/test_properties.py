@@ -150,13 +150,13 @@ def slope(net, algorithm, loss, batch, training, seed):
     return derivative(at)
 
 
-@settings(DRAWN, max_examples=30)
+@settings(DRAWN, max_examples=12)
 @given(network(smooth=True), algorithm(), loss(), st.integers(0, 99), st.booleans())
 def test_smooth_networks(net, algorithm, loss, seed, training):
     check(net, algorithm, loss, images(net, seed), training)
 
 
-@settings(DRAWN, max_examples=30)
+@settings(DRAWN, max_examples=12)
 @given(network(smooth=False), algorithm(), loss(), st.integers(0, 99), st.booleans())
 def test_piecewise_linear_networks(net, algorithm, loss, seed, training):
     check(net, algorithm, loss, images(net, seed), training)

@@ -62,6 +62,7 @@ def test_factor_in_one_gradient_is_found_and_the_parameter_named(factor):
     assert len(named(report)) == 4  # two networks, two modes
 
 
+@pytest.mark.slow
 def test_gradients_summed_over_the_batch():
     report = check(lambda step, batch: altered(step, gradients={
         name: len(batch) * g for name, g in step.gradients.items()}))
@@ -69,6 +70,7 @@ def test_gradients_summed_over_the_batch():
     assert len(named(report)) == 2 * sum(len(net().parameters) for net in (smooth_network, piecewise_network)) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "value", "method"), [
     ("loss", lambda step, batch: len(batch) * step.loss, "loss"),
     ("objective", lambda step, batch: step.loss + step.penalty, "objective"),
@@ -128,6 +130,7 @@ def test_complete_schedule_passes():
     assert check_algorithm(Partial(0.3)).ok
 
 
+@pytest.mark.slow
 def test_published_form_that_claims_to_be_exact():
     class Published(LossIBP):
         def penalise(self, run, objective, y, dy):
@@ -147,6 +150,7 @@ def test_exact_form_that_claims_to_be_published():
     assert report.faulty == ["gradients"] and "published constants held" in report.failures[0].violation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [
     LossIBP(0.3), LossIBP(0.3, 2), PredictionIBP(0.3), PredictionIBP(0.3, 2, "output"), TangentProp(0.3),
     TangentProp(0.3, 2, fast=True),
@@ -173,6 +177,7 @@ def test_third_pass_started_from_the_gradient_in_place_of_its_sign():
     assert check_algorithm(Faulty(0.3, norm=1), raise_on_failure=False).faulty == ["gradients"]
 
 
+@pytest.mark.slow
 def test_adversarial_pass_with_other_masks():
     class Redrawn(AdversarialTraining):
         def schedule(self, run):
@@ -281,6 +286,7 @@ def test_own_network_loss_and_batch_are_used_and_left_as_they_are():
     assert net.generator.bit_generator.state == before[1]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_report():
     one, two, other = (check_algorithm(LossIBP(0.3), seed=seed) for seed in (1, 1, 2))
     assert [c.error for c in one.checks] == [c.error for c in two.checks] != [c.error for c in other.checks]
