@@ -54,15 +54,17 @@ class TorchSteps:
     images, labels, tangents : array
     channels_last : bool
         Memory layout of the images and filters.
+    device : {"cpu", "cuda"}
     """
 
-    def __init__(self, net: Any, images: np.ndarray, labels: np.ndarray, tangents: np.ndarray, channels_last: bool):
+    def __init__(self, net: Any, images: np.ndarray, labels: np.ndarray, tangents: np.ndarray, channels_last: bool,
+                 device: str = "cpu"):
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.module = module_of(net.root).to(memory_format=layout)
+        self.module = module_of(net.root).to(device, memory_format=layout)
         nchw = (0, 3, 1, 2)
-        self.x = torch.from_numpy(np.ascontiguousarray(images.transpose(nchw))).to(memory_format=layout)
-        self.labels = torch.from_numpy(labels)
-        self.tangents = [torch.from_numpy(np.ascontiguousarray(t.transpose(nchw))).to(memory_format=layout)
+        self.x = torch.from_numpy(np.ascontiguousarray(images.transpose(nchw))).to(device, memory_format=layout)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.tangents = [torch.from_numpy(np.ascontiguousarray(t.transpose(nchw))).to(device, memory_format=layout)
                          for t in tangents.swapaxes(0, 1)]
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.01, momentum=0.9)
 

@@ -46,7 +46,7 @@ def way(request, monkeypatch, cupy):
     """Take one way for all products, instead of the faster one of each."""
     if request.param == "cublas" and kernels.gpu()._products._cublas is None:
         pytest.skip("cuBLAS is not installed")
-    monkeypatch.setattr(Choices, "_fastest", lambda self, ways: request.param)
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: request.param)
     return request.param
 
 

@@ -35,7 +35,7 @@ def library(cupy, monkeypatch):
 @pytest.fixture
 def only_cublas(monkeypatch):
     """Make every measurement say that cuBLAS is faster."""
-    monkeypatch.setattr(Choices, "_fastest", lambda self, ways: list(ways)[-1])
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: list(ways)[-1])
 
 
 def signed(seed, *shape, dtype="float64"):
@@ -91,7 +91,7 @@ def test_tf32_is_asked_for_and_taken_back(cupy, library, only_cublas):
 
 
 def test_tf32_is_for_float32_only_and_decides_the_way(cupy, library, monkeypatch):
-    monkeypatch.setattr(Choices, "_fastest", lambda self, ways: "own")
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: "own")
     devices.allow_tf32()
     products = []
     for dtype in ("float32", "float64"):

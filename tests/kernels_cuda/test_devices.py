@@ -78,9 +78,9 @@ def test_unknown_devices_are_refused():
 
 
 def test_memory_errors_of_the_device_name_the_batch_size(cupy):
-    with pytest.raises(DeviceMemoryError, match="a batch of 32 images: Out of memory .* smaller batch size") as error:
-        with memory_errors(32):
-            cupy_double.out_of_memory()
+    said = r"a batch of 32 images: Out of memory .* smaller batch size"
+    with pytest.raises(DeviceMemoryError, match=said) as error, memory_errors(32):
+        cupy_double.out_of_memory()
     assert isinstance(error.value, MemoryError)
 
 

@@ -29,11 +29,19 @@ class Choices:
         A JSON file of problems and ways; it is made when the first choice is.
     seconds : callable
         ``seconds(way, runs)`` runs `way` so often and returns the seconds that took on the device.
+
+    Attributes
+    ----------
+    table : dict of str to str
+        The way of each problem.
+    measured : dict of str to dict
+        Seconds of one run by way, for the problems that were measured in this process.
     """
 
     def __init__(self, path: Path, seconds: Callable[[Way, int], float]):
         self.path, self._seconds = path, seconds
         self.table = read(path)
+        self.measured: dict[str, dict[str, float]] = {}
 
     def of(self, problem: str, ways: Mapping[str, Way]) -> Way:
         """Return the way to take for `problem`, which is measured and recorded if it is new.
@@ -46,16 +54,17 @@ class Choices:
             In order of preference: of equally fast ones the first is taken.
         """
         if self.table.get(problem) not in ways:
-            self._record(problem, self._fastest(ways), ways)
+            self._record(problem, self._fastest(problem, ways), ways)
         return ways[self.table[problem]]
 
-    def _fastest(self, ways: Mapping[str, Way]) -> str:
+    def _fastest(self, problem: str, ways: Mapping[str, Way]) -> str:
         if len(ways) == 1:
             return next(iter(ways))
         for way in ways.values():  # compiles, loads and allocates what it needs
             way()
-        best = {name: min(self._seconds(way, RUNS) for _ in range(ROUNDS)) for name, way in ways.items()}
-        return min(best, key=best.__getitem__)
+        found = {name: min(self._seconds(way, RUNS) for _ in range(ROUNDS)) / RUNS for name, way in ways.items()}
+        self.measured[problem] = found
+        return min(found, key=found.__getitem__)
 
     def _record(self, problem: str, chosen: str, ways: Mapping[str, Way]) -> None:
         """Record a choice, unless another process has done so meanwhile: then its choice holds."""

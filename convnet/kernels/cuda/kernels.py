@@ -40,6 +40,10 @@ class CudaKernels(ReferenceKernels):
         self._products = Products(self._launcher, cublas, Choices(record_path(name), self._seconds), devices.tf32_allowed,
                                   device.attributes["MultiProcessorCount"])
 
+    def measured_products(self) -> dict[str, dict[str, float]]:
+        """Return the seconds of each way to compute a product, for the products that this process has measured."""
+        return self._products.measured
+
     # --- products -----------------------------------------------------------------------------------------------------
 
     def product(self, a: Array, b: Array) -> Array:

@@ -44,6 +44,11 @@ class Products:
         self._xp = launcher.cupy
         self._blocks = 2 * multiprocessors
 
+    @property
+    def measured(self) -> dict[str, dict[str, float]]:
+        """Seconds by problem and way, where they were measured in this process."""
+        return self._choices.measured
+
     # --- the operations -----------------------------------------------------------------------------------------------
 
     def matrix(self, a: Array, b: Array, bias: Array | None = None) -> Array:

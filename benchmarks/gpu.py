@@ -1,0 +1,244 @@
+"""Time of whole epochs on a GPU, beside what bounds them and beside PyTorch on the same device in the same run.
+
+    python -m benchmarks.gpu [--networks mnist,cifar] [--batches 32,1024] [--images 10000] [--epochs 5] [--json FILE]
+
+An epoch is what `convnet.train` runs on a device: shuffled batches of a data set that lives there, gradient, update, losses.
+Each row shows the median of its seconds and µs per step, and the three floors of a step: operations of the matrix products over
+the rate of a large product, bytes that the kernels read and write over the bandwidth of a copy, and launches times the cost of
+a launch inside a graph. All three costs are measured in the same run. PyTorch runs the same steps on the same precision, eagerly
+and, where it can be, captured as a CUDA graph, on data that lives on the device too.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import convnet
+from benchmarks.counting import CountingKernels
+from convnet import architectures, kernels
+from convnet.devices import DeviceError, usable_cupy
+from convnet.files import write_text
+from convnet.kernels.cuda.capture import Recorder, Replay
+from convnet.kernels.cuda.epochs import DeviceEpochs
+from convnet.kernels.cuda.launch import Launcher
+from convnet.losses import SoftmaxCrossEntropy
+from convnet.optimizers import SGD
+from convnet.passes import Algorithm, Backprop, LossIBP, PredictionIBP
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "bp": Backprop(), "loss-ibp": LossIBP(0.01), "loss-ibp exact": LossIBP(0.01, exact=True),
+    "prediction-ibp": PredictionIBP(0.01),
+}
+# Which of PyTorch's steps has the same objective.
+PEER = {"loss-ibp exact": "loss-ibp"}
+SHAPES = {"mnist": (28, 28, 1), "cifar": (32, 32, 3), "digits": (8, 8, 1)}
+
+
+# --- what bounds a step -----------------------------------------------------------------------------------------------------
+
+
+def timed(xp: Any, work: Callable[[], Any], runs: int) -> float:
+    """Return the shortest of five means of the seconds that `work` takes on the device."""
+    work()
+    found = []
+    for _ in range(5):
+        start, end = xp.cuda.Event(), xp.cuda.Event()
+        start.record()
+        for _ in range(runs):
+            work()
+        end.record()
+        end.synchronize()
+        found.append(xp.cuda.get_elapsed_time(start, end) / 1000 / runs)
+    return min(found)
+
+
+def ceilings(xp: Any, size: int = 4096) -> dict[str, float]:
+    """Return the device's rate (operations per second), bandwidth (bytes per second) and cost of a launch in a graph (s)."""
+    a = xp.asarray(np.random.default_rng(0).standard_normal((size, size)).astype(np.float32))
+    rate = 2 * size**3 / timed(xp, lambda: kernels.gpu().product(a, a), 10)
+    large = xp.zeros(16 * size * size, np.float32)
+    other = xp.empty_like(large)
+    bandwidth = 2 * large.nbytes / timed(xp, lambda: other.__setitem__(slice(None), large), 10)
+
+    launches, one = 200, xp.zeros(1, np.float32)
+    recorder = Recorder(xp)
+
+    def increments() -> None:
+        for _ in range(launches):
+            one.__iadd__(1)
+
+    replay = Replay(recorder, increments)
+    while not replay.recorded:
+        replay.run()
+    recorder.stream.synchronize()
+    with recorder.stream:
+        launch = timed(xp, replay.run, 10) / launches
+    return {"rate": rate, "bandwidth": bandwidth, "launch": launch}
+
+
+@contextlib.contextmanager
+def counting_launches(xp: Any) -> Iterator[dict[str, int]]:
+    """Count the kernels of this package that are launched inside the block, and the bytes of their arrays."""
+    counts = {"launches": 0, "bytes": 0}
+    original = Launcher.kernel
+
+    def kernel(self: Launcher, name: str, dtype: np.dtype) -> Any:
+        launch = original(self, name, dtype)
+
+        def counted(grid: Any, block: Any, arguments: tuple[Any, ...]) -> None:
+            counts["launches"] += 1
+            counts["bytes"] += sum(a.nbytes for a in arguments if isinstance(a, xp.ndarray))
+            launch(grid, block, arguments)
+
+        return counted
+
+    Launcher.kernel = kernel  # type: ignore[method-assign]
+    try:
+        yield counts
+    finally:
+        Launcher.kernel = original  # type: ignore[method-assign]
+
+
+def operations(network: str, algorithm: Algorithm, batch_size: int) -> float:
+    """Return the floating-point operations of the matrix products of one step, counted on the CPU."""
+    net = architectures.build(network, SHAPES[network], 10)
+    rng = np.random.default_rng(0)
+    batch = convnet.Batch(rng.standard_normal((batch_size, *SHAPES[network])), rng.integers(10, size=batch_size))
+    with kernels.using(CountingKernels(kernels.cpu())) as counting:
+        algorithm.gradients(net, SoftmaxCrossEntropy(), batch)
+    return counting.operations
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------------
+
+
+def epoch_seconds(run: Callable[[], Any], wait: Callable[[], Any], epochs: int) -> list[float]:
+    """Return the seconds of `epochs` epochs, after two that compile and record."""
+    found = []
+    for number in range(epochs + 2):
+        start = time.perf_counter()
+        run()
+        wait()
+        if number >= 2:
+            found.append(time.perf_counter() - start)
+    return found
+
+
+def measure(xp: Any, network: str, name: str, batch_size: int, images: int, epochs: int, bounds: dict[str, float]
+            ) -> dict[str, Any]:
+    """Return a row for one algorithm on one network."""
+    algorithm, shape = ALGORITHMS[name], SHAPES[network]
+    rng = np.random.default_rng(0)
+    x, ids = rng.standard_normal((images, *shape)).astype(np.float32), rng.integers(10, size=images)
+    net = architectures.build(network, shape, 10, device="gpu")
+    optimizer = SGD(0.01, momentum=0.9, dampening=0.9)
+    optimizer.start(net)
+    ours = DeviceEpochs(net, algorithm, optimizer, SoftmaxCrossEntropy(), x, np.eye(10)[ids], ids, batch_size)
+    seconds = epoch_seconds(lambda: ours.epoch(rng.permutation(images), 0.01), lambda: None, epochs)
+    batch = convnet.Batch(xp.asarray(x[:batch_size]), xp.asarray(np.eye(10, dtype=np.float32)[ids[:batch_size]]))
+    with counting_launches(xp) as counts:
+        algorithm.gradients(net, SoftmaxCrossEntropy(), batch)
+    # And what surrounds the gradient: start, gathering of images and labels, record, update.
+    launches = counts["launches"] + 5
+    steps = math.ceil(images / batch_size)
+    step_operations = operations(network, algorithm, batch_size)
+    floors = {"operations": step_operations / bounds["rate"], "bytes": counts["bytes"] / bounds["bandwidth"],
+              "launches": launches * bounds["launch"]}
+    row = {"network": network, "batch": batch_size, "algorithm": name, "images": images, "seconds": seconds,
+           "median": statistics.median(seconds), "step": statistics.median(seconds) / steps, "launches": launches,
+           "bytes": counts["bytes"], "operations": step_operations, "floors": floors,
+           "recorded": not ours.refusals}
+    return row | peers(network, name, batch_size, images, epochs)
+
+
+def peers(network: str, name: str, batch_size: int, images: int, epochs: int) -> dict[str, Any]:
+    """Return the median seconds of PyTorch's epoch, eager and as a graph, each in the better of its two layouts."""
+    if not importlib.util.find_spec("torch"):
+        return {}
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    from benchmarks.torch_gpu import TorchEpochs
+
+    found: dict[str, Any] = {}
+    for graph in (False, True):
+        times = []
+        for layout in (False, True):
+            net = architectures.build(network, SHAPES[network], 10)
+            peer = TorchEpochs(net, PEER.get(name, name), SHAPES[network], batch_size, images, layout, graph)
+            times.append(statistics.median(epoch_seconds(peer.epoch, torch.cuda.synchronize, epochs)))
+        found["torch graph" if graph else "torch eager"] = min(times)
+    return found
+
+
+# --- output -----------------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| network | batch | algorithm | epoch, s | step, µs | floors: operations, bytes, launches (µs) | launches | "
+             "PyTorch eager, s | as a graph, s |", "|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        floors = ", ".join(f"{1e6 * row['floors'][name]:.1f}" for name in ("operations", "bytes", "launches"))
+        others = " | ".join(f"{row[name]:.4f}" if name in row else "–" for name in ("torch eager", "torch graph"))
+        lines.append(f"| {row['network']} | {row['batch']} | {row['algorithm']}{'' if row['recorded'] else ' (not recorded)'} | "
+                     f"{row['median']:.4f} | {1e6 * row['step']:.1f} | {floors} | {row['launches']} | {others} |")
+    return "\n".join(lines)
+
+
+def products(measured: dict[str, dict[str, float]]) -> str:
+    """Return the times of the ways to compute each product as a Markdown table."""
+    lines = ["| product | own kernel, µs | cuBLAS, µs |", "|---|---|---|"]
+    for problem, ways in sorted(measured.items()):
+        lines.append(f"| {problem} | {1e6 * ways['own']:.1f} | {1e6 * ways['cublas']:.1f} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="mnist,cifar")
+    parser.add_argument("--algorithms", default="bp,loss-ibp,prediction-ibp,loss-ibp exact")
+    parser.add_argument("--batches", default="32,1024")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--size", type=int, default=4096, help="rows of the product that gives the rate")
+    parser.add_argument("--json")
+    options = parser.parse_args(argv)
+    try:
+        xp = usable_cupy()
+    except DeviceError as error:
+        parser.error(str(error))
+    # Choices between products are measured anew, and the user's own record is left alone.
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        device = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
+        bounds = ceilings(xp, options.size)
+        print(f"{device}, CuPy {xp.__version__}: {bounds['rate'] / 1e12:.1f} TFLOP/s (float32 product), "
+              f"{bounds['bandwidth'] / 1e12:.2f} TB/s (copy), {1e6 * bounds['launch']:.2f} µs a launch in a graph\n")
+        rows = [measure(xp, network, name, batch, options.images, options.epochs, bounds)
+                for network in options.networks.split(",") for batch in map(int, options.batches.split(","))
+                for name in options.algorithms.split(",")]
+        measured = kernels.gpu().measured_products()
+    print(table(rows))
+    if measured:
+        print(f"\n{products(measured)}")
+    if options.json:
+        found = {"device": device, "bounds": bounds, "rows": rows, "products": measured}
+        write_text(options.json, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The GPU benchmark runs from end to end on a stand-in for CuPy; its figures mean nothing there."""
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu
+from convnet import architectures
+
+
+def test_the_benchmark_runs(cupy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "peers", lambda *args: {"torch eager": 0.25})
+    gpu.main(["--networks", "digits", "--algorithms", "bp,loss-ibp", "--batches", "8", "--images", "20", "--epochs", "1",
+              "--size", "32", "--json", str(tmp_path / "found.json")])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["algorithm"] for row in found["rows"]] == ["bp", "loss-ibp"]
+    for row in found["rows"]:
+        assert row["recorded"] and row["launches"] > 20 and row["torch eager"] == 0.25
+        assert row["floors"]["operations"] == row["operations"] / found["bounds"]["rate"] > 0
+        assert f"| digits | 8 | {row['algorithm']} |" in printed
+    # The third pass and one more pass down to the input.
+    assert found["rows"][1]["operations"] > 1.2 * found["rows"][0]["operations"]
+
+
+def test_it_says_that_there_is_no_device(monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "CuPy cannot be imported" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_pytorch_epochs_train():
+    pytest.importorskip("torch")
+    from benchmarks.torch_gpu import TorchEpochs
+
+    net = architectures.build("digits", (8, 8, 1), 10)
+    epochs = TorchEpochs(net, "loss-ibp", (8, 8, 1), 8, 20, channels_last=True, graph=False, device="cpu")
+    before = [p.detach().numpy().copy() for p in epochs._full.module.parameters()]
+    epochs.epoch()
+    changed = [np.abs(p.detach().numpy() - b).max() for p, b in zip(epochs._full.module.parameters(), before, strict=True)]
+    assert min(changed) > 0 and len(epochs._full.x) == 8
