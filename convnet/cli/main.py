@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 import convnet
-from convnet.cli import compare, evaluate, gradcheck, info, train
+from convnet.cli import compare, evaluate, gradcheck, info, report, reproduce, train
 from convnet.cli.parser import Parser
 from convnet.data import commands as datasets
 from convnet.devices import DeviceError, allow_tf32
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"convnet {convnet.__version__}")
     top.add_argument("--traceback", action="store_true", help="show where an error arose")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (compare, train, evaluate, datasets, gradcheck, info):
+    for command in (compare, reproduce, report, train, evaluate, datasets, gradcheck, info):
         added = command.add_parser(subparsers)
         added.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
         if command in (compare, train, evaluate):

@@ -1,0 +1,409 @@
+"""Experiments as data: one TOML file says everything that a table or figure is made of.
+
+Errors name the file, the key and what would do. ``like = "other"`` starts from another experiment's definition.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from convnet.algorithms import candidates
+from convnet.architectures_004 import STAGES
+from convnet.data import Augmentation, known_names
+from convnet.data.prepare import NORMALIZATIONS
+from convnet.experiment import OPTIMIZERS, SCHEDULES, Levels, Setup
+from convnet.layers.base import real_number, whole_number
+from convnet.names import lookup
+from convnet.reproduce.networks import NAMES as NETWORKS
+from convnet.specs import make
+
+FIGURES = ("errors", "learning", "losses", "robustness", "sizes", "stages")
+SELECTIONS = ("cross-validation", "test")
+
+# What a scale changes where the file does not say it: upper limits, never more than the papers' own numbers.
+SCALES: dict[str, dict[str, int]] = {
+    "quick": {"epochs": 2, "seeds": 2, "turns": 1, "choices": 1, "images": 1000},
+    "cpu": {"epochs": 40, "seeds": 3, "turns": 1, "choices": 3, "images": 10000},
+    "full": {},
+}
+# The data set of the package is small enough for every scale.
+EMBEDDED = "digits"
+_LIMITS = ("epochs", "seeds", "turns", "choices", "images")
+_SETUP = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "initialization", "dtype", "epochs",
+          "batch_size", "optimizer", "schedule")
+_EXTRAS = ("augmentation", "stage", "dimension")
+_TOP = ("title", "paper", "section", "shows", "like", "selection", "seeds", "folds", "turns", "assumptions", "claims",
+        "figures", "x_label", "setup", "levels", "part", "algorithm", "scale")
+_PAPER = ("error", "accuracy", "deviation", "coefficient", "seconds", "significant")
+
+
+class DefinitionError(ValueError):
+    """Something in an experiment's file is wrong; the message names the file, the key and what would do."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper reports of one algorithm: error and deviation in percent, the best coefficient, seconds per epoch."""
+
+    error: float
+    deviation: float | None = None
+    coefficient: float | None = None
+    seconds: float | None = None
+    significant: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One condition of an experiment: a column of a table, a place on an axis.
+
+    Attributes
+    ----------
+    name : str
+    setup : Setup
+    augmentation, stage, dimension
+        See `convnet.reproduce.networks.build`.
+    x : float or None
+        Place on the axis of a figure of sizes.
+    line : str
+        Which line of such a figure it belongs to.
+    """
+
+    name: str
+    setup: Setup
+    augmentation: dict[str, Any] | None = None
+    stage: str | None = None
+    dimension: int | None = None
+    x: float | None = None
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One algorithm of an experiment: a row of a table.
+
+    Attributes
+    ----------
+    name : str
+    spec : str
+        The algorithm without the coefficient that is to be chosen.
+    coefficient : str or None
+        Name of the option that is chosen from `grid`.
+    grid : tuple of float
+    published : dict of str to Published
+        The paper's results by part.
+    """
+
+    name: str
+    spec: str
+    coefficient: str | None = None
+    grid: tuple[float, ...] = ()
+    published: dict[str, Published] = field(default_factory=dict)
+
+    def with_value(self, value: float) -> str:
+        """Return the spec with a value of the coefficient."""
+        return f"{self.spec}{',' if ':' in self.spec else ':'}{self.coefficient}={value:g}"
+
+    def offered(self, part: str, choices: int | None) -> list[str]:
+        """Return the specs to choose from: of a long grid the `choices` values nearest to the paper's, or to its middle."""
+        if self.coefficient is None:
+            return [self.spec]
+        values = list(self.grid)
+        if choices is not None and choices < len(values):
+            told = self.published.get(part)
+            centre = told.coefficient if told and told.coefficient else values[(len(values) - 1) // 2]
+            nearest = sorted(values, key=lambda v: abs(math.log(v / centre)) if v > 0 else math.inf)[:choices]
+            values = [value for value in values if value in nearest]
+        return [self.with_value(value) for value in values]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """An experiment.
+
+    Attributes
+    ----------
+    name, title, paper, section, shows : str
+        What it is and where it stands in the papers.
+    selection : {"cross-validation", "test"}
+        How the paper chose coefficients, as far as it says.
+    seeds, folds, turns : int
+        Final runs; parts that the training images are cut into to choose coefficients; how many of them take their turn.
+    choices : int or None
+        How many values of each grid are tried.
+    scale : str
+        What was reduced, in words.
+    """
+
+    name: str
+    title: str
+    paper: str
+    section: str
+    shows: str
+    parts: tuple[Part, ...]
+    entries: tuple[Entry, ...]
+    levels: Levels
+    selection: str = "cross-validation"
+    seeds: int = 10
+    folds: int = 5
+    turns: int = 5
+    choices: int | None = None
+    assumptions: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ("errors",)
+    x_label: str = ""
+    scale: str = "full: as in the paper"
+    scales: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+# --- finding and reading ----------------------------------------------------------------------------------------------
+
+
+def names() -> list[str]:
+    """Return the names of the experiments that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def find(name: str) -> Definition:
+    """Return an experiment by name, or from the path of a TOML file.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no such experiment (the message gives the nearest), or something in the file is wrong.
+    """
+    if name.endswith(".toml"):
+        return parse(Path(name).stem, name, _raw(name))
+    lookup("experiment", name, dict.fromkeys(names()))
+    return parse(name, f"{name}.toml", _raw(name))
+
+
+def _folder() -> Any:
+    return resources.files("convnet.reproduce") / "experiments"
+
+
+def _raw(name: str) -> dict[str, Any]:
+    """Return the content of a file, on top of what it is like."""
+    file = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
+    try:
+        content = tomllib.loads(file.read_bytes().decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DefinitionError(f"{name}: this is not TOML ({error}); correct that line") from None
+    other = content.pop("like", None)
+    if other is None:
+        return content
+    if other not in names():
+        raise DefinitionError(f"{name}: like is {other!r}; it must be the name of an experiment: {', '.join(names())}")
+    base = _raw(other)
+    merged = {**base, **content}
+    for table in ("setup", "levels", "scale"):
+        merged[table] = {**base.get(table, {}), **content.get(table, {})}
+    return merged
+
+
+def parse(name: str, file: str, content: Mapping[str, Any]) -> Definition:
+    """Return the definition that a file's content describes; DefinitionError where it does not."""
+    reader = _Reader(file)
+    reader.known(content, _TOP, "")
+    setup = reader.table(content, "setup")
+    reader.known(setup, (*_SETUP, *_EXTRAS), "setup.")
+    rows = content.get("part", [{"name": str(setup.get("dataset", "all"))}])
+    parts = tuple(reader.part(setup, row, f"part[{i}].") for i, row in enumerate(reader.rows(rows, "part")))
+    reader.unique("part", [part.name for part in parts])
+    rows = reader.rows(content.get("algorithm", []), "algorithm")
+    entries = tuple(reader.entry(row, f"algorithm[{i}].", parts) for i, row in enumerate(rows))
+    reader.unique("algorithm", [entry.name for entry in entries])
+    levels = reader.table(content, "levels")
+    reader.known(levels, ("sigmas", "epsilons"), "levels.")
+    scales = reader.table(content, "scale")
+    reader.known(scales, tuple(SCALES), "scale.")
+    for scale, change in scales.items():
+        if not isinstance(change, dict):
+            reader.fail(f"scale.{scale}", "must be a table, as in [scale.cpu]")
+        reader.known(change, (*_LIMITS, *_SETUP, "parts"), f"scale.{scale}.")
+        for key in set(_LIMITS) & set(change):
+            reader.checked(f"scale.{scale}.{key}", lambda key=key, change=change: whole_number(key, change[key], 1))
+        for part in change.get("parts", []):
+            reader.one_of(f"scale.{scale}.parts", part, [p.name for p in parts])
+    figures = content.get("figures", ["errors"])
+    for figure in figures:
+        reader.one_of("figures", figure, FIGURES)
+    numbers = {key: reader.checked(key, lambda key=key: whole_number(key, content[key], 1))
+               for key in ("seeds", "folds", "turns") if key in content}
+    title, paper, section, shows = (reader.text(content, key) for key in ("title", "paper", "section", "shows"))
+    found = Definition(
+        name, title, paper, section, shows, parts, entries, reader.checked(
+            "levels", lambda: Levels(tuple(levels.get("sigmas", ())), tuple(levels.get("epsilons", ())))),
+        selection=reader.one_of("selection", content.get("selection", "cross-validation"), SELECTIONS),
+        assumptions=tuple(content.get("assumptions", ())), claims=tuple(content.get("claims", ())),
+        figures=tuple(figures), x_label=str(content.get("x_label", "")), scales=scales, **numbers)
+    if found.folds < 2 or found.turns > found.folds:
+        reader.fail("folds", f"is {found.folds} with turns = {found.turns}; it must be at least 2 and at least turns")
+    return found
+
+
+class _Reader:
+    """Checks, with errors that say where."""
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def fail(self, key: str, problem: str) -> Any:
+        raise DefinitionError(f"{self.file}: {key} {problem}")
+
+    def known(self, table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+        for key in table:
+            try:
+                lookup("key", key, dict.fromkeys(keys))
+            except ValueError as error:
+                self.fail(f"{where}{key}:", str(error))
+
+    def table(self, content: Mapping[str, Any], key: str) -> dict[str, Any]:
+        found = content.get(key, {})
+        return found if isinstance(found, dict) else self.fail(key, f"must be a table, as in [{key}]")
+
+    def rows(self, rows: Any, key: str) -> list[dict[str, Any]]:
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            self.fail(key, f"must hold at least one table, as in [[{key}]]")
+        return rows
+
+    def text(self, table: Mapping[str, Any], key: str, where: str = "") -> str:
+        found = table.get(key)
+        if not isinstance(found, str) or not found:
+            self.fail(f"{where}{key}", f'is missing or no text; write {key} = "..."')
+        return str(found)
+
+    def one_of(self, key: str, value: Any, known: Sequence[str]) -> str:
+        return self.checked(key, lambda: lookup(key.rpartition(".")[2], value, {name: name for name in known}))
+
+    def unique(self, key: str, found: Sequence[str]) -> None:
+        twice = [name for name in found if found.count(name) > 1]
+        if twice:
+            self.fail(key, f"{twice[0]!r} stands there twice; give each a name of its own")
+
+    def checked(self, key: str, make_it: Any) -> Any:
+        try:
+            return make_it()
+        except (ValueError, TypeError) as error:
+            return self.fail(f"{key}:", str(error))
+
+    def part(self, setup: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Part:
+        self.known(row, ("name", "x", "line", *_SETUP, *_EXTRAS), where)
+        name = self.text(row, "name", where)
+        values = {**setup, **{key: value for key, value in row.items() if key in (*_SETUP, *_EXTRAS)}}
+        if "subset" in row:
+            values.pop("per_class", None)
+        dataset = self.text(values, "dataset", where)
+        if not dataset.endswith(".npz") and "/" not in dataset:
+            self.one_of(f"{where}dataset", dataset, known_names())
+        self.one_of(f"{where}network", values.get("network"), NETWORKS)
+        self.one_of(f"{where}normalization", values.get("normalization", "mean-image"), tuple(NORMALIZATIONS))
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if key in values:
+                self.checked(f"{where}{key}", lambda key=key, known=known: make(key, values[key], known))
+        for key in ("epochs", "batch_size", "subset", "per_class", "dimension"):
+            if key in values:
+                self.checked(f"{where}{key}", lambda key=key: whole_number(key, values[key], 1))
+        self.checked(f"{where}dropout", lambda: real_number("dropout", values.get("dropout", 0.0), 0.0, 1.0))
+        augmentation = values.get("augmentation")
+        if augmentation is not None:
+            augmentation = {key: tuple(v) if isinstance(v, list) else v for key, v in augmentation.items()} or None
+            self.checked(f"{where}augmentation", lambda: Augmentation(**(augmentation or {})))
+        if "stage" in values:
+            self.one_of(f"{where}stage", values["stage"], STAGES)
+        options = {key: value for key, value in values.items() if key in _SETUP}
+        made = Setup(**{"normalization": "mean-image", **options})
+        x = row.get("x")
+        return Part(name, made, augmentation, values.get("stage"), values.get("dimension"),
+                    None if x is None else self.checked(f"{where}x", lambda: real_number("x", x)), str(row.get("line", "")))
+
+    def entry(self, row: Mapping[str, Any], where: str, parts: Sequence[Part]) -> Entry:
+        self.known(row, ("name", "spec", "coefficient", "grid", "paper"), where)
+        name, spec = self.text(row, "name", where), self.text(row, "spec", where)
+        coefficient, grid = row.get("coefficient"), row.get("grid", [])
+        if (coefficient is None) != (not grid):
+            self.fail(f"{where}grid", 'and coefficient belong together; write both, as in coefficient = "beta" and '
+                      "grid = [0.01, 0.1], or neither")
+        values = [self.checked(f"{where}grid", lambda v=v: real_number("each value", v, 0.0)) for v in grid]
+        if values != sorted(set(values)):
+            self.fail(f"{where}grid", "must be ordered, without repetitions")
+        published = {}
+        for part, numbers in self.table(row, "paper").items():
+            self.one_of(f"{where}paper", part, [p.name for p in parts])
+            published[part] = self.published(numbers, f"{where}paper.{part}.")
+        found = Entry(name, spec, coefficient, tuple(values), published)
+        for offered in found.offered("", None):
+            self.checked(f"{where}spec", lambda offered=offered: candidates(offered))
+            if len(candidates(offered)) > 1:
+                self.fail(f"{where}spec", "offers several values; write them as coefficient and grid")
+        return found
+
+    def published(self, numbers: Any, where: str) -> Published:
+        if not isinstance(numbers, dict):
+            self.fail(where.rstrip("."), "must be a table, as in { error = 1.2 }")
+        self.known(numbers, _PAPER, where)
+        if ("error" in numbers) == ("accuracy" in numbers):
+            self.fail(f"{where}error", "or accuracy is needed, one of them, in percent")
+        numbers = dict(numbers)
+        if "accuracy" in numbers:
+            numbers["error"] = round(100 - numbers.pop("accuracy"), 6)
+        return Published(**numbers)
+
+
+# --- scales -----------------------------------------------------------------------------------------------------------
+
+
+def scaled(definition: Definition, scale: str, **overrides: Any) -> Definition:
+    """Return the experiment at a scale, with limits of one's own.
+
+    Parameters
+    ----------
+    definition : Definition
+    scale : {"quick", "cpu", "full"}
+        What it limits stands in `SCALES` and, before that, in the file.
+    overrides
+        epochs, seeds, turns, choices, images: limits in place of the scale's; None leaves the scale's.
+
+    Raises
+    ------
+    ValueError
+        If the scale is unknown or a number does not make sense.
+    """
+    lookup("scale", scale, SCALES)
+    own = definition.scales.get(scale, {})
+    limits: dict[str, Any] = {**SCALES[scale], **own}
+    given = {key: whole_number(key, value, 1) for key, value in overrides.items() if value is not None}
+    limits |= given
+    kept = [part for part in definition.parts if part.name in limits.get("parts", [p.name for p in definition.parts])]
+    changes = {key: value for key, value in limits.items() if key in _SETUP and key != "epochs"}
+    parts = tuple(_limited(part, limits, changes, exact="epochs" in given) for part in kept)
+
+    def number(key: str, value: int) -> int:
+        return given[key] if key in given else min(value, limits.get(key, value))
+
+    seeds, turns = number("seeds", definition.seeds), number("turns", definition.turns)
+    folds = max(definition.folds, turns)
+    said = [f"{key} {'=' if key in given else '≤'} {limits[key]}" for key in _LIMITS if key in limits]
+    said += [f"{key} = {value}" for key, value in changes.items()]
+    if len(kept) < len(definition.parts):
+        said.append("only " + ", ".join(part.name for part in kept))
+    text = f"{scale}: {', '.join(said)}" if said else "full: as in the paper"
+    return dataclasses.replace(definition, parts=parts, seeds=seeds, turns=turns, folds=folds,
+                               choices=limits.get("choices"), scale=text)
+
+
+def _limited(part: Part, limits: Mapping[str, Any], changes: Mapping[str, Any], exact: bool) -> Part:
+    setup = dataclasses.replace(part.setup, **changes)
+    epochs = limits.get("epochs", setup.epochs)
+    images, subset = limits.get("images"), setup.subset
+    if images is not None and setup.per_class is None and setup.dataset != EMBEDDED:
+        subset = images if subset is None else min(subset, images)
+    return dataclasses.replace(part, setup=dataclasses.replace(
+        setup, epochs=epochs if exact else min(epochs, setup.epochs), subset=subset))
+
+
