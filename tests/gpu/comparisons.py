@@ -21,6 +21,7 @@ from convnet.layers import (
     Dense,
     Dropout,
     Flatten,
+    Jitter,
     LeakyReLU,
     MaxPool,
     MeanPool,
@@ -97,6 +98,7 @@ LAYERS = {
     "residual": LayerCase(lambda: [Residual([Conv(4, 3, padding=1), Tanh()], [Conv(4, 1)])], (4, 5, 3)),
     "concatenate": LayerCase(
         lambda: [Concatenate([Dense(2), Sequential([Dense(3), Tanh()]), Sequential([])])], (6,)),
+    "jitter": LayerCase(lambda: [Jitter(shift=1.5, rotation=0.2, scale=(0.8, 1.2), reflect=True)], (6, 7, 2)),
     "sphere": LayerCase(lambda: [SphereProjection(), Dense(3)], (6,)),
     "target scores": LayerCase(lambda: [TargetScores(4)], (5,)),
     "scale-invariant": LayerCase(lambda: [ScaleInvariantClassifier(4, 6)], (9,)),

@@ -32,8 +32,8 @@ OPERATORS = {
 # Functions of the module, with NumPy's meaning; `test_cupy_double` checks that CuPy has them all.
 FUNCTIONS = [
     "abs", "absolute", "add", "all", "any", "arange", "argmax", "argmin", "broadcast_to", "concatenate", "copyto",
-    "cos", "divide", "exp", "expand_dims", "eye", "isfinite", "isnan", "log", "log1p", "matmul", "maximum", "mean",
-    "minimum", "moveaxis", "multiply", "negative", "ones", "pad", "power", "prod", "repeat", "result_type", "sign",
+    "cos", "divide", "exp", "expand_dims", "eye", "floor", "isfinite", "isnan", "log", "log1p", "matmul", "maximum", "mean",
+    "minimum", "moveaxis", "multiply", "negative", "ones", "pad", "power", "prod", "repeat", "rint", "result_type", "sign",
     "sin", "sqrt", "square", "stack", "subtract", "sum", "swapaxes", "tanh", "tile", "transpose", "where", "zeros",
     "full", "clip", "logical_and", "logical_not", "logical_or", "zeros_like", "ones_like", "full_like",
 ]
@@ -44,7 +44,7 @@ CONSTANTS = [
 VIEWS = ["reshape", "transpose", "ravel", "swapaxes", "view", "squeeze"]
 REDUCTIONS = [
     "sum", "mean", "max", "min", "argmax", "argmin", "all", "any", "prod", "std", "var", "cumsum", "astype", "copy",
-    "conj", "round", "clip", "dot", "repeat",
+    "conj", "round", "clip", "dot", "repeat", "take",
 ]
 
 
@@ -269,6 +269,14 @@ def empty(shape: Any, dtype: Any = float) -> ndarray:
     return ndarray(made)
 
 
+def add_at(target: ndarray, index: ndarray, values: ndarray) -> None:
+    """Add values at indices, some of which may be the same."""
+    # CuPy adds atomically in these types; sums of floating-point numbers would depend on the order.
+    assert target.dtype in (np.uint32, np.uint64), f"sums of {target.dtype} would not repeat"
+    place, given = host(index), host(values)
+    change(lambda: np.add.at(target.host, place, given))
+
+
 def asarray(values: Any, dtype: Any = None) -> ndarray:
     """Return a device array; values of the host are sent."""
     if isinstance(values, ndarray):
@@ -402,6 +410,7 @@ def module() -> types.ModuleType:
     for name in FUNCTIONS:
         function = getattr(np, name)
         setattr(made, name, lambda *args, _function=function, **options: call(_function, *args, **options))
+    made.add.at = add_at
     for name in CONSTANTS:
         setattr(made, name, getattr(np, name))
     made.result_type = lambda *types_: np.result_type(*(t.dtype if isinstance(t, ndarray) else t for t in types_))

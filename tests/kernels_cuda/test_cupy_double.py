@@ -96,6 +96,7 @@ def test_cupy_has_all_of_it():
         assert hasattr(real.cuda.Stream, name), name
     for name in ("launch", "upload"):
         assert hasattr(real.cuda.Graph, name), name
+    assert hasattr(real.add, "at")
     assert issubclass(real.cuda.memory.OutOfMemoryError, MemoryError)
     assert cupy_double.OutOfMemoryError.__name__ == real.cuda.memory.OutOfMemoryError.__name__
 
