@@ -63,6 +63,9 @@ class Loss:
             self._sent = xp.asarray(self.class_weights, labels.dtype)
         return (labels * self._sent).sum(axis=1, keepdims=True)
 
+    def check_labels(self, labels: Array) -> None:
+        """Raise ValueError if label vectors (N, K) are not what the loss is defined for. Any are, unless a subclass says."""
+
     def value(self, z: Array, labels: Array) -> Array:
         """Return ``L(z, l)`` of each sample, (N,)."""
         value = self._value(z, labels)
@@ -112,6 +115,14 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     readout = Softmax
+
+    def check_labels(self, labels: Array) -> None:
+        """Raise ValueError unless every label vector sums to 1."""
+        sums = labels.sum(axis=1)
+        worst = int(abs(sums - 1).argmax())
+        if abs(float(sums[worst]) - 1) > 1e-3:
+            raise ValueError(f"labels of sample {worst} sum to {float(sums[worst]):.6g}; the cross-entropy of a softmax needs "
+                             "label vectors that sum to 1")
 
     def _value(self, z, labels):
         return kernels.of(z).cross_entropy(z, labels)

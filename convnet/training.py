@@ -138,6 +138,7 @@ def train(
                          "out, or use SquaredError")
     schedule = schedule or Constant()
     samples = Samples(net, dataset, batch_size, seed, tangents, augmentation)
+    loss.check_labels(samples.targets)
     algorithm.check(samples.batch(np.arange(1), 0, 0))
     rates = [_rate(schedule, epoch, optimizer.learning_rate) for epoch in range(epochs)]
 

@@ -82,6 +82,8 @@ class Run:
         self.net, self.loss, self.batch, self.training = net, loss, batch, training
         self.x = net.asarray(batch.images)
         self.labels = targets(batch.labels, net.body.output_shape[0], net.dtype, net.xp)
+        if batch.labels.ndim == 2 and isinstance(batch.labels, np.ndarray):
+            loss.check_labels(batch.labels)
         # One draw for all that is random about the batch: every pass sees the same masks.
         self.draw = int(net.generator.integers(2**63)) if draw is None else draw
 

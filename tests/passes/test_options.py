@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from networks import batch, network
 
-from convnet import Batch, Network
+from convnet import Batch, Network, train
 from convnet.layers import Dense, Sigmoid
-from convnet.losses import MeanSquaredError, SoftmaxCrossEntropy
+from convnet.losses import MeanSquaredError, SoftmaxCrossEntropy, SquaredError
+from convnet.optimizers import SGD
 from convnet.passes import (
     AdversarialTraining,
     Backprop,
@@ -136,3 +137,13 @@ def test_options_make_an_equal_algorithm():
     for algorithm in (LossIBP(0.1, 2, True), PredictionIBP(0.1, 1, "output"), TangentProp(0.2, fast=True),
                       JacobianRegularizer(0.3, projections=2), HessianFrobenius(0.1, "db1"), AdversarialTraining(0.1, 2)):
         assert type(algorithm)(**algorithm.options()) == algorithm
+
+
+def test_label_vectors_of_the_softmax_must_sum_to_one():
+    net = Network([Dense(3)], (4,), dtype="float64")
+    images, labels = np.ones((2, 4)), np.array([[0.2, 0.3, 0.5], [0.2, 0.3, 0.1]])
+    with pytest.raises(ValueError, match=r"labels of sample 1 sum to 0\.6"):
+        Backprop().gradients(net, SoftmaxCrossEntropy(), Batch(images, labels))
+    assert Backprop().gradients(net, SquaredError(), Batch(images, labels)).loss > 0
+    with pytest.raises(ValueError, match="labels of sample 1 sum to"):
+        train(net, (images, labels), Backprop(), SGD(0.1), epochs=1, progress=False)
