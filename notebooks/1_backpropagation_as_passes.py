@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 1. Backpropagation as passes
 #
-# A network is a chain of functions, $y_i = f_i(y_{i-1}; w_i)$ for $i = 1, \dots, K$, from the input $y_0 = x$ to the logits
-# $z = y_K$. A loss $L(z, l)$ compares the logits with the label $l$.
+# A network is a chain of functions, $y_i = f_i(y_{i-1}; w_i)$ for $i = 1, \dots, K$, from the input $y_0 = x$ to the logits $z
+# = y_K$. A loss $L(z, l)$ compares the logits with the label $l$.
 #
 # Backpropagation is usually presented as one algorithm. Here it is two *passes* and a *product*:
 #
@@ -25,11 +25,11 @@
 # | second pass | $dy_{i-1} = J_i^T\, dy_i$ | down |
 # | weight gradients | $G_i(y_{i-1}, dy_i)$ | none: one product for each layer |
 #
-# where $J_i = \partial f_i / \partial y_{i-1}$ and $dy_i = \partial L / \partial y_i$. This separation costs nothing, and every later
-# notebook is built on it: other algorithms add other passes, and multiply other pairs.
+# where $J_i = \partial f_i / \partial y_{i-1}$ and $dy_i = \partial L / \partial y_i$. This separation costs nothing, and every
+# later notebook is built on it: other algorithms add other passes, and multiply other pairs.
 
 # %%
-import drawing  # first: it also finds the package in a source checkout
+import drawing  # type and colours; it also finds the package in a source checkout
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -42,8 +42,8 @@ from convnet.passes import Backprop, first_pass, second_pass
 # %% [markdown]
 # ## A network that fits on the board
 #
-# Two inputs, three hidden units with a hyperbolic tangent, two logits. We compute with 64-bit numbers, so that rounding stays out of
-# sight.
+# Two inputs, three hidden units with a hyperbolic tangent, two logits. We compute with 64-bit numbers, so that rounding stays
+# out of sight.
 
 # %%
 net = convnet.Network([Dense(3), Tanh(), Dense(2)], input_shape=(2,), seed=3, dtype="float64")
@@ -55,8 +55,8 @@ l = np.array([[1.0, 0.0]])  # it belongs to the first of two classes
 # %% [markdown]
 # ## The first pass
 #
-# Each layer computes its output from its input. Whatever the later passes will need, it leaves in a *record*, which belongs to this batch
-# and not to the layer: for $\tanh$ that is its output, because $\tanh' = 1 - \tanh^2$. A dense layer leaves nothing.
+# Each layer computes its output from its input. Whatever the later passes will need, it leaves in a *record*, which belongs to
+# this batch and not to the layer: for $\tanh$ that is its output, because $\tanh' = 1 - \tanh^2$. A dense layer leaves nothing.
 
 # %%
 y, records = [x], []
@@ -76,8 +76,8 @@ for i, values in enumerate(y):
 #
 # $$ dy_K = \frac{\partial L}{\partial z} = p - l . $$
 #
-# From there each layer multiplies by its transposed Jacobian. No layer ever forms that matrix: a dense layer $y = x w + c$ returns $b w^T$,
-# a hyperbolic tangent returns $(1 - y^2)\, b$.
+# From there each layer multiplies by its transposed Jacobian. No layer ever forms that matrix: a dense layer $y = x w + c$
+# returns $b w^T$, a hyperbolic tangent returns $(1 - y^2)\, b$.
 
 # %%
 loss = SoftmaxCrossEntropy()
@@ -93,14 +93,18 @@ for i, values in enumerate(dy):
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.2))
 dense = [True, False, True]
-drawing.show_units(axes[0], [v[0] for v in y], [f"$y_{i}$" for i in range(4)], dense, "first pass, left to right")
-drawing.show_units(axes[1], [v[0] for v in dy], [f"$dy_{i}$" for i in range(4)], dense, "second pass, right to left")
+drawing.show_units(
+    axes[0], [v[0] for v in y], [f"$y_{i}$" for i in range(4)], dense, "first pass, left to right"
+)
+drawing.show_units(
+    axes[1], [v[0] for v in dy], [f"$dy_{i}$" for i in range(4)], dense, "second pass, right to left"
+)
 plt.show()
 
 # %% [markdown]
-# Read the right-hand picture aloud: *the loss would grow by this much for each unit by which this value grew*. The two numbers of $dy_3$ add up
-# to zero, because both $p$ and $l$ add up to one. At the far left stands $dy_0 = \partial L / \partial x$, how the loss depends on the *input*.
-# Ordinary training throws it away. It is the main character of notebook 4.
+# Read the right-hand picture aloud: *the loss would grow by this much for each unit by which this value grew*. The two numbers
+# of $dy_3$ add up to zero, because both $p$ and $l$ add up to one. At the far left stands $dy_0 = \partial L / \partial x$, how
+# the loss depends on the *input*. Ordinary training throws it away. It is the main character of notebook 4.
 
 # %%
 assert abs(dy[3].sum()) < 1e-15
@@ -108,23 +112,27 @@ assert abs(dy[3].sum()) < 1e-15
 # %% [markdown]
 # ## Weight gradients are products
 #
-# A weight of a dense layer multiplies one value that travelled up, and its effect on the loss is one value that travelled down. So the gradient
-# of the whole matrix is their outer product,
+# A weight of a dense layer multiplies one value that travelled up, and its effect on the loss is one value that travelled down.
+# So the gradient of the whole matrix is their outer product,
 #
 # $$ G_i(y_{i-1}, dy_i) = y_{i-1}^T\, dy_i , $$
 #
-# and a bias, which multiplies the constant 1, gets $1 \cdot dy_i$. The product needs *both* passes but changes *neither*: it can wait until
-# the passes are over.
+# and a bias, which multiplies the constant 1, gets $1 \cdot dy_i$. The product needs *both* passes but changes *neither*: it
+# can wait until the passes are over.
 
 # %%
 first, tanh, last = net.root.layers
 G = {
-    "0.weight": y[0].T @ dy[1], "0.bias": dy[1].sum(axis=0),
-    "2.weight": y[2].T @ dy[3], "2.bias": dy[3].sum(axis=0),
+    "0.weight": y[0].T @ dy[1],
+    "0.bias": dy[1].sum(axis=0),
+    "2.weight": y[2].T @ dy[3],
+    "2.bias": dy[3].sum(axis=0),
 }
 for layer, path, up, down in ((first, "0", y[0], dy[1]), (last, "2", y[2], dy[3])):
     product = layer.weight_gradients(up, down)  # the layer's own method
-    assert np.allclose(product["weight"], G[f"{path}.weight"]) and np.allclose(product["bias"], G[f"{path}.bias"])
+    assert np.allclose(product["weight"], G[f"{path}.weight"]) and np.allclose(
+        product["bias"], G[f"{path}.bias"]
+    )
 
 print("dL/dw of layer 0:")
 print(np.round(G["0.weight"], 4))
@@ -135,6 +143,7 @@ print(np.round(G["0.weight"], 4))
 # A derivative is a limit of differences. Move one weight by $\pm h$, run the first pass twice, and compare:
 #
 # $$ \frac{\partial L}{\partial w} \approx \frac{L(w + h) - L(w - h)}{2h} . $$
+
 
 # %%
 def loss_now():
@@ -161,8 +170,8 @@ assert worst < 1e-9
 # %% [markdown]
 # ## The same in three lines
 #
-# The functions `first_pass` and `second_pass` are these two loops. They return *traces*: what came out at the end, and what reached each layer
-# with weights. The algorithm `Backprop` runs them and takes the products.
+# The functions `first_pass` and `second_pass` are these two loops. They return *traces*: what came out at the end, and what
+# reached each layer with weights. The algorithm `Backprop` runs them and takes the products.
 
 # %%
 trace_up = first_pass(net.body, x)
@@ -173,28 +182,38 @@ assert np.allclose(trace_up.output, y[3]) and np.allclose(trace_down.output, dy[
 assert all(np.allclose(step.gradients[name], G[name]) for name in G)
 
 # %% [markdown]
-# With a batch of $N$ samples nothing changes but the number of rows: $y^T dy$ *sums* over the samples by itself, and the algorithm divides by $N$.
-# Every $dy$ stays the derivative of one sample's own loss.
+# With a batch of $N$ samples nothing changes but the number of rows: $y^T dy$ *sums* over the samples by itself, and the
+# algorithm divides by $N$. Every $dy$ stays the derivative of one sample's own loss.
 
 # %%
 rng = np.random.default_rng(0)
 batch = convnet.Batch(rng.standard_normal((5, 2)), rng.integers(2, size=5))
 together = Backprop().gradients(net, loss, batch).flat_gradient
-singly = [Backprop().gradients(net, loss, convnet.Batch(batch.images[n:n + 1], batch.labels[n:n + 1])).flat_gradient
-          for n in range(5)]
+singly = [
+    Backprop()
+    .gradients(net, loss, convnet.Batch(batch.images[n : n + 1], batch.labels[n : n + 1]))
+    .flat_gradient
+    for n in range(5)
+]
 assert np.allclose(together, np.mean(singly, axis=0))
 
 # %% [markdown]
 # ## The same passes on images
 #
-# A convolutional network on handwritten digits has other layers, and the same two passes. After a short training we send the second pass all the way
-# down to the pixels.
+# A convolutional network on handwritten digits has other layers, and the same two passes. After a short training we send the
+# second pass all the way down to the pixels.
 
 # %%
 data = convnet.data.load("digits").prepared(dtype="float64")
-digits = convnet.Network([Conv(8, 3, padding=1), ReLU(), MaxPool(3, 2), Flatten(), Dense(32), ReLU(), Dense(10)],
-                         data.input_shape, seed=0, dtype="float64")
-result = convnet.train(digits, data, Backprop(), SGD(0.1, momentum=0.9, dampening=0.9), epochs=10, progress=False)
+digits = convnet.Network(
+    [Conv(8, 3, padding=1), ReLU(), MaxPool(3, 2), Flatten(), Dense(32), ReLU(), Dense(10)],
+    data.input_shape,
+    seed=0,
+    dtype="float64",
+)
+result = convnet.train(
+    digits, data, Backprop(), SGD(0.1, momentum=0.9, dampening=0.9), epochs=10, progress=False
+)
 print(f"test error after 10 epochs: {100 * result.test_error:.1f} %")
 assert result.test_error < 0.06
 
@@ -204,17 +223,31 @@ images, labels = data.test_images[chosen], np.eye(10)[data.test_labels[chosen]]
 up = first_pass(digits.body, images)
 down = second_pass(up, loss.gradient(up.output, labels))
 
-# Each gradient is drawn on a scale of its own: their sizes differ by orders of magnitude.
+# Each gradient is drawn on a scale of its own.
 sizes = np.abs(down.output).max(axis=(1, 2, 3))
-assert sizes.max() > 100 * sizes.min()
 scaled = [g / size for g, size in zip(down.output, sizes, strict=True)]
-drawing.show_images([list(images + data.mean_image), scaled], labels=["$x$", "$dL/dx$"], signed=[False, True])
+drawing.show_images(
+    [list(images + data.mean_image), scaled], labels=["$x$", "$dL/dx$"], signed=[False, True]
+)
 plt.show()
 
 # %% [markdown]
-# Red pixels raise the loss when they get darker, blue ones lower it. The better a digit is classified, the smaller its gradient, because all of it starts from $p - l$. This picture cost one more step of the second pass, from the first layer to its input,
-# which plain training leaves out.
+# Red pixels raise the loss when they get darker, blue ones lower it. This picture cost one more step of the second pass, from
+# the first layer to its input, which plain training leaves out.
 #
+# All of it starts from $p - l$, so the better a digit is classified, the smaller its gradient:
+
+# %%
+up = first_pass(digits.body, data.test_images)
+everyone = np.eye(10)[data.test_labels]
+down = second_pass(up, loss.gradient(up.output, everyone))
+order = np.argsort(loss.value(up.output, everyone))  # best classified first
+sizes = np.abs(down.output).sum(axis=(1, 2, 3))[order]
+print("mean size of dL/dx, by quarters of the test set from well to badly classified:")
+print(np.round([quarter.mean() for quarter in np.split(sizes, 4)], 2))
+assert (np.diff([quarter.mean() for quarter in np.split(sizes, 4)]) > 0).all()
+
+# %% [markdown]
 # ## What to remember
 #
 # - Two passes and a product. The passes know nothing of each other's arrays; the product needs one array from each.
@@ -223,7 +256,8 @@ plt.show()
 #
 # ## Exercises
 #
-# **1.** Replace the loss by half the squared distance, $L = \frac12 \|z - l\|^2$. What is $dy_K$ now? Check one weight by differences.
+# **1.** Replace the loss by half the squared distance, $L = \frac12 \|z - l\|^2$. What is $dy_K$ now? Check one weight by
+# differences.
 #
 # <details><summary>Solution</summary>
 #
@@ -240,11 +274,13 @@ plt.show()
 #
 # </details>
 #
-# **2.** Call every matrix product of the size of a layer one unit of work. How many units does a training step need for $K$ dense layers, if $dy_0$ is not wanted?
+# **2.** Call every matrix product of the size of a layer one unit of work. How many units does a training step need for $K$
+# dense layers, if $dy_0$ is not wanted?
 #
 # <details><summary>Solution</summary>
 #
-# Each layer needs one product up, one down and one for its weights, $3K$, less the last step down to the input: $3K - 1$. Here $K = 2$:
+# Each layer needs one product up, one down and one for its weights, $3K$, less the last step down to the input: $3K - 1$. Here
+# $K = 2$:
 #
 # ```python
 # from benchmarks.counting import CountingKernels  # in the root folder of the checkout
@@ -257,7 +293,8 @@ plt.show()
 #
 # </details>
 #
-# **3.** The error of a central difference has two sources, truncation (grows with $h^2$) and rounding (grows with $1/h$). Draw it over $h$ and find the best $h$.
+# **3.** The error of a central difference has two sources, truncation (grows with $h^2$) and rounding (grows with $1/h$). Draw
+# it over $h$ and find the best $h$.
 #
 # <details><summary>Solution</summary>
 #

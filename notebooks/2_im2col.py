@@ -15,9 +15,9 @@
 # %% [markdown]
 # # 2. im2col: convolution as one product
 #
-# A convolution slides a small filter over an image and takes an inner product at each place. Written like that, it is six nested loops. Written as a
-# *matrix product* it is one call of the fastest routine that any computer has. The bridge between the two is called **im2col**: it lays every
-# window of the image out as one row of a matrix.
+# A convolution slides a small filter over an image and takes an inner product at each place. Written like that, it is six
+# nested loops. Written as a *matrix product* it is one call of the fastest routine that any computer has. The bridge between
+# the two is called **im2col**: it lays every window of the image out as one row of a matrix.
 #
 # Shapes, once and for all: images $(N, H, W, C)$ with the channels last, filters $(K_H, K_W, C, F)$, and $P \times Q$ windows.
 
@@ -33,7 +33,8 @@ from convnet.kernels.reference import col2im, im2col
 # %% [markdown]
 # ## An image becomes rows
 #
-# A picture of $5 \times 5$ pixels, numbered so that we can follow them, and windows of $3 \times 3$. There are $(5 - 3 + 1)^2 = 9$ of them.
+# A picture of $5 \times 5$ pixels, numbered so that we can follow them, and windows of $3 \times 3$. There are $(5 - 3 + 1)^2 =
+# 9$ of them.
 
 # %%
 SIZE, STRIDE, PADDING = (3, 3), (1, 1), (0, 0)
@@ -44,23 +45,31 @@ print("image", image.shape, "-> columns", columns.shape)
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(13, 5), width_ratios=[1, 1.25])
 drawing.show_image(axes[0], image, "image", limit=60, numbers=".0f")
-drawing.show_image(axes[1], columns.reshape(9, 9), "im2col: a row for each window", limit=60, numbers=".0f")
+drawing.show_image(
+    axes[1], columns.reshape(9, 9), "im2col: a row for each window", limit=60, numbers=".0f"
+)
 for number, colour in ((0, drawing.GREEN), (5, drawing.ORANGE)):
     row, column = divmod(number, 3)
-    axes[0].add_patch(Rectangle((column - 0.45, row - 0.45), 2.9, 2.9, fill=False, edgecolor=colour, linewidth=5))
-    axes[1].add_patch(Rectangle((-0.45, number - 0.45), 8.9, 0.9, fill=False, edgecolor=colour, linewidth=5))
+    axes[0].add_patch(
+        Rectangle((column - 0.45, row - 0.45), 2.9, 2.9, fill=False, edgecolor=colour, linewidth=5)
+    )
+    axes[1].add_patch(
+        Rectangle((-0.45, number - 0.45), 8.9, 0.9, fill=False, edgecolor=colour, linewidth=5)
+    )
 axes[1].set_ylabel("window"), axes[1].set_xlabel("cell of the window")
 plt.show()
 
 # %% [markdown]
-# The green window is the first row, the orange one the sixth. (The name says *columns* because the first programs stored the transposed matrix.)
-# A pixel in the middle occurs nine times, a corner once: im2col *copies*.
+# The green window is the first row, the orange one the sixth. (The name says *columns* because the first programs stored the
+# transposed matrix.) A pixel in the middle occurs nine times, a corner once: im2col *copies*.
 #
 # ## Convolution is one product
 #
-# Each output value is the inner product of a window with a filter. With the windows as rows and the filters as columns of a matrix, all of them together are
+# Each output value is the inner product of a window with a filter. With the windows as rows and the filters as columns of a
+# matrix, all of them together are
 #
-# $$ \underbrace{Y}_{N P Q \,\times\, F} = \underbrace{X_{\mathrm{col}}}_{N P Q \,\times\, K_H K_W C} \; \underbrace{W}_{K_H K_W C \,\times\, F} \; + \; \text{bias}. $$
+# $$ \underbrace{Y}_{N P Q \,\times\, F} =
+# \underbrace{X_{\mathrm{col}}}_{N P Q \,\times\, K_H K_W C} \; \underbrace{W}_{K_H K_W C \,\times\, F} \; + \; \text{bias}. $$
 #
 # Two images, three channels, four filters, and the six loops to compare with:
 
@@ -86,11 +95,12 @@ assert np.shares_memory(y, product)  # the product is the output: nothing had to
 # %% [markdown]
 # ## Back: col2im, the adjoint
 #
-# The second pass of a convolution needs the transposed product, $B\,W^T$, which gives a derivative for each *cell of each window*. A pixel that was copied into
-# several windows collects the derivatives of all its copies. That is **col2im**: put every row back where it came from, and add.
+# The second pass of a convolution needs the transposed product, $B\,W^T$, which gives a derivative for each *cell of each
+# window*. A pixel that was copied into several windows collects the derivatives of all its copies. That is **col2im**: put
+# every row back where it came from, and add.
 #
-# It is not the inverse of im2col but its *adjoint*, $\langle \mathrm{im2col}\, x,\, c \rangle = \langle x,\, \mathrm{col2im}\, c \rangle$ for all $x$ and $c$. Applied to
-# im2col of a picture of ones, it counts the windows that each pixel belongs to.
+# It is not the inverse of im2col but its *adjoint*, $\langle \mathrm{im2col}\, x,\, c \rangle = \langle x,\, \mathrm{col2im}\,
+# c \rangle$ for all $x$ and $c$. Applied to im2col of a picture of ones, it counts the windows that each pixel belongs to.
 
 # %%
 c = rng.standard_normal((2, P, Q, 27))
@@ -99,12 +109,16 @@ right = (x * col2im(c, SIZE, STRIDE, PADDING, (6, 5))).sum()
 assert np.isclose(left, right, rtol=1e-12)
 
 counts = col2im(im2col(np.ones((1, 5, 5, 1)), SIZE, STRIDE, PADDING), SIZE, STRIDE, PADDING, (5, 5))
-counts_apart = col2im(im2col(np.ones((1, 6, 6, 1)), SIZE, (3, 3), PADDING), SIZE, (3, 3), PADDING, (6, 6))
+counts_apart = col2im(
+    im2col(np.ones((1, 6, 6, 1)), SIZE, (3, 3), PADDING), SIZE, (3, 3), PADDING, (6, 6)
+)
 assert counts.max() == 9 and counts.min() == 1
 assert (counts_apart == 1).all()
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.4))
-drawing.show_image(axes[0], counts, "windows that a pixel is in\n(3×3, stride 1)", limit=14, numbers=".0f")
+drawing.show_image(
+    axes[0], counts, "windows that a pixel is in\n(3×3, stride 1)", limit=14, numbers=".0f"
+)
 drawing.show_image(axes[1], counts_apart, "the same\n(3×3, stride 3)", limit=14, numbers=".0f")
 plt.show()
 
@@ -130,14 +144,19 @@ b = rng.standard_normal(y.shape)
 B = b.reshape(-1, 4)
 
 assert np.allclose(layer.forward(x, record), y)
-assert np.allclose(layer.backward(b, record), col2im((B @ w.reshape(-1, 4).T).reshape(2, P, Q, -1), SIZE, STRIDE, PADDING, (6, 5)))
+assert np.allclose(
+    layer.backward(b, record),
+    col2im((B @ w.reshape(-1, 4).T).reshape(2, P, Q, -1), SIZE, STRIDE, PADDING, (6, 5)),
+)
 assert np.allclose(layer.weight_gradients(x, b)["weight"], (x_col.T @ B).reshape(w.shape))
 
 # %% [markdown]
 # ## Why channels last
 #
-# Memory is a line, and computers copy runs of neighbours much faster than scattered numbers. So let us count, for one window, the runs of neighbouring numbers it
-# consists of, in both layouts: channels last, $(N, H, W, C)$, and channels first, $(N, C, H, W)$.
+# Memory is a line, and computers copy runs of neighbours much faster than scattered numbers. So let us count, for one window,
+# the runs of neighbouring numbers it consists of, in both layouts: channels last, $(N, H, W, C)$, and channels first, $(N, C,
+# H, W)$.
+
 
 # %%
 def runs(window):
@@ -150,16 +169,20 @@ def runs(window):
 channels = 32
 last = np.zeros((28, 28, channels))[:5, :5, :]
 first = np.zeros((channels, 28, 28))[:, :5, :5]
-print(f"a 5×5 window of {channels} channels: {runs(last)} runs channels-last, {runs(first)} runs channels-first")
+print(
+    f"a 5×5 window of {channels} channels: {runs(last)} runs channels-last, {runs(first)} runs channels-first"
+)
 assert runs(last) == 5 and runs(first) == 5 * channels
 
 # %% [markdown]
-# Channels last, a row of the window is *one* run of $K_W C$ numbers. There is a second reason, which we have met above: the product has the rows $(n, p, q)$ and the columns
-# $f$, which *is* the layout $(N, P, Q, F)$. The next layer can start at once; with channels first every layer would transpose.
+# Channels last, a row of the window is *one* run of $K_W C$ numbers. There is a second reason, which we have met above: the
+# product has the rows $(n, p, q)$ and the columns $f$, which *is* the layout $(N, P, Q, F)$. The next layer can start at once;
+# with channels first every layer would transpose.
 #
 # ## What it costs
 #
-# The matrix of columns is $K_H K_W$ times as large as the image. For the second convolution of the papers' MNIST network (32 channels of $12 \times 12$, filters of $5 \times 5$, padding 2) and a batch of 32:
+# The matrix of columns is $K_H K_W$ times as large as the image. For the second convolution of the papers' MNIST network (32
+# channels of $12 \times 12$, filters of $5 \times 5$, padding 2) and a batch of 32:
 
 # %%
 images_megabytes = 32 * 12 * 12 * 32 * 4 / 2**20
@@ -168,8 +191,9 @@ print(f"images {images_megabytes:.2f} MiB, columns {columns_megabytes:.1f} MiB")
 assert columns_megabytes == 25 * images_megabytes
 
 # %% [markdown]
-# That no longer fits into any cache, and fetching it would take longer than multiplying it. The fast kernels therefore never make the whole matrix: they unfold a few images at a time, only
-# along the width, multiply while the numbers are still in the cache, and build them again for the weight gradient. Same formula, other order; `tests/kernels` holds one against the other.
+# That no longer fits into any cache, and fetching it would take longer than multiplying it. The fast kernels therefore never
+# make the whole matrix: they unfold a few images at a time, only along the width, multiply while the numbers are still in the
+# cache, and build them again for the weight gradient. Same formula, other order; `tests/kernels` holds one against the other.
 #
 # ## What to remember
 #
@@ -179,11 +203,13 @@ assert columns_megabytes == 25 * images_megabytes
 #
 # ## Exercises
 #
-# **1.** How many windows fit into an image of $H$ rows with windows of $K$ rows, stride $S$ and padding $R$ on both sides? Test the formula on $H = 28$, $K = 5$, $S = 2$, $R = 1$.
+# **1.** How many windows fit into an image of $H$ rows with windows of $K$ rows, stride $S$ and padding $R$ on both sides? Test
+# the formula on $H = 28$, $K = 5$, $S = 2$, $R = 1$.
 #
 # <details><summary>Solution</summary>
 #
-# $P = \lfloor (H + 2R - K)/S \rfloor + 1$. If the stride does not divide, the last rows belong to no window, and their derivative is zero.
+# $P = \lfloor (H + 2R - K)/S \rfloor + 1$. If the stride does not divide, the last rows belong to no window, and their
+# derivative is zero.
 #
 # ```python
 # columns = im2col(np.zeros((1, 28, 28, 1)), (5, 5), (2, 2), (1, 1))
@@ -192,7 +218,8 @@ assert columns_megabytes == 25 * images_megabytes
 #
 # </details>
 #
-# **2.** A filter that answers to vertical edges is $(1, 0, -1)$ in each of three rows. Apply it to some digits with one product.
+# **2.** A filter that answers to vertical edges is $(1, 0, -1)$ in each of three rows. Apply it to some digits with one
+# product.
 #
 # <details><summary>Solution</summary>
 #
@@ -207,11 +234,13 @@ assert columns_megabytes == 25 * images_megabytes
 #
 # </details>
 #
-# **3.** A *transposed* convolution, `convnet.layers.Deconv`, enlarges images. Which of the formulas above is its forward pass? Which is its backward pass?
+# **3.** A *transposed* convolution, `convnet.layers.Deconv`, enlarges images. Which of the formulas above is its forward pass?
+# Which is its backward pass?
 #
 # <details><summary>Solution</summary>
 #
-# Forward is $\mathrm{col2im}(x\, W^T)$, backward is $\mathrm{im2col}(b)\, W$: the two directions of the convolution exchanged. Its weights have the shape of the convolution's.
+# Forward is $\mathrm{col2im}(x\, W^T)$, backward is $\mathrm{im2col}(b)\, W$: the two directions of the convolution exchanged.
+# Its weights have the shape of the convolution's.
 #
 # ```python
 # deconv = convnet.layers.Deconv(3, 3, bias=False)

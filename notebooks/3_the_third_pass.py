@@ -15,12 +15,14 @@
 # %% [markdown]
 # # 3. The third pass
 #
-# The second pass asks: *if this value grew, how would the loss change?* It carries one number back to all inputs. The opposite question is as natural:
-# *if the input moved in the direction $t_0$, how would every layer move?* The answer is the **third pass**, the forward pass of the network linearised at $x$:
+# The second pass asks: *if this value grew, how would the loss change?* It carries one number back to all inputs. The opposite
+# question is as natural: *if the input moved in the direction $t_0$, how would every layer move?* The answer is the **third
+# pass**, the forward pass of the network linearised at $x$:
 #
 # $$ t_i = J_i\, t_{i-1}, \qquad t_i = \frac{d}{d\theta}\, y_i(x + \theta\, t_0) \Big|_{\theta = 0} . $$
 #
-# It goes up like the first pass, but uses the first pass's masks and positions, and no biases. Two theorems of the papers say that it needs hardly any new code.
+# It goes up like the first pass, but uses the first pass's masks and positions, and no biases. Two theorems of the papers say
+# that it needs hardly any new code.
 
 # %%
 import drawing
@@ -39,15 +41,17 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The Jacobian of a layer, drawn
 #
-# The third pass of the unit vector $e_j$ is column $j$ of the Jacobian, the second pass of $e_k$ is row $k$. So we can print the matrix that no layer ever stores, in both
-# ways, and the two must agree. (The whole batch counts as one long vector here: batch normalisation couples the samples.)
+# The third pass of the unit vector $e_j$ is column $j$ of the Jacobian, the second pass of $e_k$ is row $k$. So we can print
+# the matrix that no layer ever stores, in both ways, and the two must agree. (The whole batch counts as one long vector here:
+# batch normalisation couples the samples.)
+
 
 # %%
 def built(layer, shape):
     layer.attach(shape, Builder(np.random.default_rng(1), np.dtype("float64")))
     layer.index = 0  # its place in a network; part of what determines a dropout mask
-    for values in layer.parameters.values():
-        values += 0.1 * rng.standard_normal(values.shape)  # biases that are not zero, so that they could do harm
+    for values in layer.parameters.values():  # biases that are not zero, so that they could do harm
+        values += 0.1 * rng.standard_normal(values.shape)
     return layer
 
 
@@ -60,9 +64,15 @@ def jacobian(layer, x):
 
 
 layers = {
-    "Dense(4)": (Dense(4), (1, 6)), "Conv(1, 3)": (Conv(1, 3), (1, 5, 5, 1)), "MeanPool(3, 2)": (MeanPool(3, 2), (1, 5, 5, 1)),
-    "Dropout(0.5)": (Dropout(0.5), (1, 10)), "MaxPool(3, 2)": (MaxPool(3, 2), (1, 7, 7, 1)), "ReLU()": (ReLU(), (1, 10)),
-    "Tanh()": (Tanh(), (1, 10)), "Softmax()": (Softmax(), (1, 10)), "normalisation": (Normalize(0.9, 1e-5), (5, 2)),
+    "Dense(4)": (Dense(4), (1, 6)),
+    "Conv(1, 3)": (Conv(1, 3), (1, 5, 5, 1)),
+    "MeanPool(3, 2)": (MeanPool(3, 2), (1, 5, 5, 1)),
+    "Dropout(0.5)": (Dropout(0.5), (1, 10)),
+    "MaxPool(3, 2)": (MaxPool(3, 2), (1, 7, 7, 1)),
+    "ReLU()": (ReLU(), (1, 10)),
+    "Tanh()": (Tanh(), (1, 10)),
+    "Softmax()": (Softmax(), (1, 10)),
+    "normalisation": (Normalize(0.9, 1e-5), (5, 2)),
 }
 found = {}
 for name, (layer, shape) in layers.items():
@@ -75,17 +85,19 @@ for ax, (name, J) in zip(axes.flat, found.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The banded pattern of the convolution is its filter, repeated. Max pooling has a single one in each row: each output copies one input. The elementwise layers are diagonal. Softmax and
-# normalisation are full, but *symmetric*.
+# The banded pattern of the convolution is its filter, repeated. Max pooling has a single one in each row: each output copies
+# one input. The elementwise layers are diagonal. Softmax and normalisation are full, but *symmetric*.
 #
 # ## Theorem 1: a linear layer is its own third pass
 #
-# If $f$ is affine, $f(x) = A x + c$, then $J t = A t = f(t) - f(0)$: the forward pass without the bias. And as the weights multiply whatever reaches the layer, the gradient
-# of a function of the *tangents* is the same product as before, $G(t, b)$ instead of $G(y, b)$.
+# If $f$ is affine, $f(x) = A x + c$, then $J t = A t = f(t) - f(0)$: the forward pass without the bias. And as the weights
+# multiply whatever reaches the layer, the gradient of a function of the *tangents* is the same product as before, $G(t, b)$
+# instead of $G(y, b)$.
 #
 # ## Theorem 2: a symmetric Jacobian is its own transpose
 #
-# If $J = J^T$, then $J t = J^T t$: the third pass *is* the backward method. All elementwise nonlinearities are of this kind, and so are softmax and batch normalisation.
+# If $J = J^T$, then $J t = J^T t$: the third pass *is* the backward method. All elementwise nonlinearities are of this kind,
+# and so are softmax and batch normalisation.
 
 # %%
 print(f"{'layer':16} linear  symmetric")
@@ -94,38 +106,69 @@ for name, (layer, shape) in layers.items():
     y = first_pass(layer, x, training=True, draw=1)
     tangent = third_pass(y, t).output
     same_mask = dict(training=True, draw=1)
-    theorem_1 = np.allclose(tangent, first_pass(layer, t, **same_mask).output - first_pass(layer, 0 * t, **same_mask).output)
+    theorem_1 = np.allclose(
+        tangent, first_pass(layer, t, **same_mask).output - first_pass(layer, 0 * t, **same_mask).output
+    )
     J = found[name]
-    theorem_2 = J.shape[0] == J.shape[1] and np.allclose(J, J.T) and np.allclose(tangent, second_pass(y, t).output)
+    theorem_2 = (
+        J.shape[0] == J.shape[1]
+        and np.allclose(J, J.T)
+        and np.allclose(tangent, second_pass(y, t).output)
+    )
     print(f"{name:16} {'yes' if theorem_1 else 'no':7} {'yes' if theorem_2 else 'no'}")
     assert theorem_1 == layer.linear and theorem_2 == layer.symmetric_jacobian
     # Every layer has a reason, except one:
     assert layer.linear or layer.symmetric_jacobian or name == "MaxPool(3, 2)"
 
 # %% [markdown]
-# The layers *declare* these two facts (`linear = True`, `symmetric_jacobian = True`), and the tests hold them to it. Only max pooling is neither: as a function of $x$ it is not linear, and it makes
-# maps smaller. It is linear *once the positions are known*.
+# The layers *declare* these two facts (`linear = True`, `symmetric_jacobian = True`), and the tests hold them to it. Only max
+# pooling is neither: as a function of $x$ it is not linear, and it makes maps smaller. It is linear *once the positions are
+# known*.
 #
 # ## Max pooling: follow the positions
 #
-# Windows of $3 \times 3$ at stride 2 overlap. A cell in the overlap can win more than one window; below, the 9 in the middle wins all four.
+# Windows of $3 \times 3$ at stride 2 overlap. A cell in the overlap can win more than one window; below, the 9 in the middle
+# wins all four.
 
 # %%
-x = np.array([[1., 3., 2., 0., 4.], [5., 0., 6., 1., 2.], [2., 7., 9., 8., 3.], [4., 1., 5., 0., 6.], [0., 3., 1., 2., 4.]]).reshape(1, 5, 5, 1)
-t = np.array([[3., -1., 2., 6., -5.], [1., 4., -2., 0., 7.], [-4., 2., 1., 5., -3.], [0., -6., 3., 8., 2.], [9., 1., -2., 4., 0.]]).reshape(1, 5, 5, 1)
-b = np.array([[1., 2.], [3., 4.]]).reshape(1, 2, 2, 1)
+x = np.array(
+    [
+        [1.0, 3.0, 2.0, 0.0, 4.0],
+        [5.0, 0.0, 6.0, 1.0, 2.0],
+        [2.0, 7.0, 9.0, 8.0, 3.0],
+        [4.0, 1.0, 5.0, 0.0, 6.0],
+        [0.0, 3.0, 1.0, 2.0, 4.0],
+    ]
+).reshape(1, 5, 5, 1)
+t = np.array(
+    [
+        [3.0, -1.0, 2.0, 6.0, -5.0],
+        [1.0, 4.0, -2.0, 0.0, 7.0],
+        [-4.0, 2.0, 1.0, 5.0, -3.0],
+        [0.0, -6.0, 3.0, 8.0, 2.0],
+        [9.0, 1.0, -2.0, 4.0, 0.0],
+    ]
+).reshape(1, 5, 5, 1)
+b = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
 
 pool = built(MaxPool(3, 2), (5, 5, 1))
 y = first_pass(pool, x)
 positions = y.records[pool].positions[0, :, :, 0]  # row · 3 + column, inside each window
-winners = [(2 * p + int(place) // 3, 2 * q + int(place) % 3) for (p, q), place in np.ndenumerate(positions)]
+winners = [
+    (2 * p + int(place) // 3, 2 * q + int(place) % 3) for (p, q), place in np.ndenumerate(positions)
+]
 print("winning cell of each window:", winners)
 assert winners == [(2, 2)] * 4
 
 # %%
 down, up = second_pass(y, b).output, third_pass(y, t).output
 figure, axes = plt.subplots(1, 4, figsize=(15, 4), width_ratios=[5, 5, 5, 2.6])
-panels = ((x, "first pass: x"), (down, "second pass: J$^T$ b adds up"), (t, "third pass: the tangent t"), (up, "J t"))
+panels = (
+    (x, "first pass: x"),
+    (down, "second pass: J$^T$ b adds up"),
+    (t, "third pass: the tangent t"),
+    (up, "J t"),
+)
 for ax, (values, title) in zip(axes, panels, strict=True):
     drawing.show_image(ax, values, title, limit=14, numbers=".0f")
 for ax in axes[:3]:
@@ -136,13 +179,15 @@ assert down[0, 2, 2, 0] == b.sum() and np.count_nonzero(down) == 1
 assert (up == t[0, 2, 2, 0]).all()
 
 # %% [markdown]
-# On the way down the four derivatives add up in one cell. On the way up all four windows read *the tangent of that cell*, whatever else is in the window. Two mistakes are tempting, and both were
-# made in practice:
+# On the way down the four derivatives add up in one cell. On the way up all four windows read *the tangent of that cell*,
+# whatever else is in the window. Two mistakes are tempting, and both were made in practice:
 #
 # - *take the maximum of the tangents*: a different cell, hence not a derivative of anything;
-# - *find the position again as the cell whose derivative equals the pooled one*: here the cell holds $1 + 2 + 3 + 4 = 10$, nothing matches, and the tangent silently becomes zero.
+# - *find the position again as the cell whose derivative equals the pooled one*: here the cell holds $1 + 2 + 3 + 4 = 10$,
+#   nothing matches, and the tangent silently becomes zero.
 #
 # Differences decide:
+
 
 # %%
 def numerical(layer, x, t, h=1e-6):
@@ -150,8 +195,18 @@ def numerical(layer, x, t, h=1e-6):
 
 
 largest = first_pass(pool, t).output
-searched = np.array([[(t[0, 2 * p:2 * p + 3, 2 * q:2 * q + 3, 0] * (down[0, 2 * p:2 * p + 3, 2 * q:2 * q + 3, 0] == b[0, p, q, 0])).sum()
-                      for q in range(2)] for p in range(2)])
+searched = np.array(
+    [
+        [
+            (
+                t[0, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3, 0]
+                * (down[0, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3, 0] == b[0, p, q, 0])
+            ).sum()
+            for q in range(2)
+        ]
+        for p in range(2)
+    ]
+)
 print("differences          ", np.round(numerical(pool, x, t).ravel(), 6))
 print("first pass's position", up.ravel())
 print("maximum of tangents  ", largest.ravel())
@@ -162,14 +217,25 @@ assert not np.allclose(largest, up) and (searched == 0).all()
 # %% [markdown]
 # ## A whole network, along a rotation
 #
-# What does a digit's network do when the digit turns? The tangent of a rotation is a picture $\tau$ with $x(\theta) \approx x + \theta\tau$. We send it up, and watch every layer. Beside it, the second
-# pass comes down.
+# What does a digit's network do when the digit turns? The tangent of a rotation is a picture $\tau$ with $x(\theta) \approx x +
+# \theta\tau$. We send it up, and watch every layer. Beside it, the second pass comes down.
 
 # %%
 data = convnet.data.load("digits").prepared(dtype="float64")
-net = convnet.Network([Conv(6, 3, padding=1), ReLU(), MaxPool(3, 2), Flatten(), Dense(24), Tanh(), Dense(10)],
-                      data.input_shape, seed=2, dtype="float64")
-convnet.train(net, data, Backprop(), convnet.optimizers.SGD(0.1, momentum=0.9, dampening=0.9), epochs=3, progress=False)
+net = convnet.Network(
+    [Conv(6, 3, padding=1), ReLU(), MaxPool(3, 2), Flatten(), Dense(24), Tanh(), Dense(10)],
+    data.input_shape,
+    seed=2,
+    dtype="float64",
+)
+convnet.train(
+    net,
+    data,
+    Backprop(),
+    convnet.optimizers.SGD(0.1, momentum=0.9, dampening=0.9),
+    epochs=3,
+    progress=False,
+)
 
 x = data.test_images[8:9]
 tau = tangent_vectors(x + data.mean_image, ["rotation"])[:, 0]
@@ -200,18 +266,25 @@ print("t_i agrees with differences of y_i in all", len(t) - 1, "layers")
 # %%
 maps = [y[1][..., :1], y[2][..., :1], y[3][..., :1]]
 tangents = [t[1][..., :1], t[2][..., :1], t[3][..., :1]]
-drawing.show_images([[x + data.mean_image, *maps], [tau, *tangents]], ["$i = 0$: image", "1: Conv", "2: ReLU", "3: MaxPool"],
-                    ["$y_i$", "$t_i$"], signed=True, size=2.3)
+drawing.show_images(
+    [[x + data.mean_image, *maps], [tau, *tangents]],
+    ["$i = 0$: image", "1: Conv", "2: ReLU", "3: MaxPool"],
+    ["$y_i$", "$t_i$"],
+    signed=True,
+    size=2.3,
+)
 plt.show()
 
 # %% [markdown]
 # ## One number, seven times
 #
-# At every layer, multiply what goes up with what comes down: $t_i \cdot dy_i$. As $t_i = J_i t_{i-1}$ and $dy_{i-1} = J_i^T dy_i$,
+# At every layer, multiply what goes up with what comes down: $t_i \cdot dy_i$. As $t_i = J_i t_{i-1}$ and $dy_{i-1} = J_i^T
+# dy_i$,
 #
 # $$ t_i \cdot dy_i = (J_i\, t_{i-1}) \cdot dy_i = t_{i-1} \cdot (J_i^T dy_i) = t_{i-1} \cdot dy_{i-1} . $$
 #
-# The product is the same everywhere, and it is $dL/d\theta$: how the loss changes when the digit turns. It is the best test there is for a pair of passes.
+# The product is the same everywhere, and it is $dL/d\theta$: how the loss changes when the digit turns. It is the best test
+# there is for a pair of passes.
 
 # %%
 products = [float((up * down).sum()) for up, down in zip(t, dy, strict=True)]
@@ -225,7 +298,8 @@ assert abs((loss_at(h) - loss_at(-h)) / (2 * h) - products[0]) < 1e-8
 # ## What to remember
 #
 # - The third pass is the forward pass of the linearised network: no biases, the first pass's masks and positions.
-# - Theorem 1 (linear: the forward method) and Theorem 2 (symmetric: the backward method) give it for free nearly everywhere. Max pooling reads at the recorded positions.
+# - Theorem 1 (linear: the forward method) and Theorem 2 (symmetric: the backward method) give it for free nearly everywhere.
+#   Max pooling reads at the recorded positions.
 # - $t_i \cdot dy_i$ is the same at every layer.
 #
 # ## Exercises
@@ -250,7 +324,8 @@ assert abs((loss_at(h) - loss_at(-h)) / (2 * h) - products[0]) < 1e-8
 #
 # <details><summary>Solution</summary>
 #
-# The leaky ReLU's is (diagonal), the dense layer's is not, and neither is that of the pair. Symmetry is used layer by layer and need not survive a product.
+# The leaky ReLU's is (diagonal), the dense layer's is not, and neither is that of the pair. Symmetry is used layer by layer and
+# need not survive a product.
 #
 # ```python
 # pair = built(convnet.layers.Sequential([convnet.layers.LeakyReLU(0.2), Dense(4)]), (4,))
@@ -260,12 +335,13 @@ assert abs((loss_at(h) - loss_at(-h)) / (2 * h) - products[0]) < 1e-8
 #
 # </details>
 #
-# **3.** Batch normalisation is a normalisation followed by a scale $w$ for each feature. A product of symmetric matrices need not be symmetric. Is this one, over a whole batch?
+# **3.** Batch normalisation is a normalisation followed by a scale $w$ for each feature. A product of symmetric matrices need
+# not be symmetric. Is this one, over a whole batch?
 #
 # <details><summary>Solution</summary>
 #
-# Yes. The normalisation couples the samples but not the features, so the Jacobian has a block for each feature, and in that block the scale is one number, which commutes. A *dense* layer in place of the scale
-# would break it.
+# Yes. The normalisation couples the samples but not the features, so the Jacobian has a block for each feature, and in that
+# block the scale is one number, which commutes. A *dense* layer in place of the scale would break it.
 #
 # ```python
 # norm = convnet.layers.BatchNorm()

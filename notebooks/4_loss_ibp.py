@@ -15,11 +15,14 @@
 # %% [markdown]
 # # 4. Loss IBP: training against the input gradient
 #
-# A network whose loss hardly changes when the input does is *invariant*: to noise, to small shifts, to an adversary. So let us punish the change. **Loss IBP** (invariant backpropagation) minimises, for each sample,
+# A network whose loss hardly changes when the input does is *invariant*: to noise, to small shifts, to an adversary. So let us
+# punish the change. **Loss IBP** (invariant backpropagation) minimises, for each sample,
 #
-# $$ L(x) + \beta R, \qquad R = \frac{1}{r}\, \| dy_0 \|_r^r, \qquad dy_0 = \frac{\partial L}{\partial x}, \qquad r = 1 \text{ or } 2 . $$
+# $$ L(x) + \beta R, \qquad R = \frac{1}{r}\, \| dy_0 \|_r^r, \qquad dy_0 = \frac{\partial L}{\partial x},
+# \qquad r = 1 \text{ or } 2 . $$
 #
-# The penalty is a function of the *result of a backward pass*. Its gradient in the weights would seem to need backpropagation through backpropagation. It needs one third pass.
+# The penalty is a function of the *result of a backward pass*. Its gradient in the weights would seem to need backpropagation
+# through backpropagation. It needs one third pass.
 
 # %%
 import drawing
@@ -38,19 +41,26 @@ data = convnet.data.load("digits").prepared(dtype="float64")
 
 
 def fresh_network(seed=0):
-    return convnet.Network([Conv(8, 3, padding=1), ReLU(), MaxPool(3, 2), Flatten(), Dense(32), ReLU(), Dense(10)],
-                           data.input_shape, seed=seed, dtype="float64")
+    return convnet.Network(
+        [Conv(8, 3, padding=1), ReLU(), MaxPool(3, 2), Flatten(), Dense(32), ReLU(), Dense(10)],
+        data.input_shape,
+        seed=seed,
+        dtype="float64",
+    )
 
 
 # %% [markdown]
 # ## The reverse network
 #
-# The backward pass is itself a network: its input is $dy_K$, its layers are $J_i^T$, its output is $dy_0$, and $R$ is its loss. To train *that* network we go through it backwards, which means forwards through the first one:
-# from
+# The backward pass is itself a network: its input is $dy_K$, its layers are $J_i^T$, its output is $dy_0$, and $R$ is its loss.
+# To train *that* network we go through it backwards, which means forwards through the first one: from
 #
-# $$ t_0 = \frac{\partial R}{\partial (dy_0)} = \begin{cases} \mathrm{sign}(dy_0) & r = 1 \\ dy_0 & r = 2 \end{cases} \qquad \text{upwards by} \qquad t_i = J_i\, t_{i-1} . $$
+# $$ t_0 = \frac{\partial R}{\partial (dy_0)} =
+# \begin{cases} \mathrm{sign}(dy_0) & r = 1 \\ dy_0 & r = 2 \end{cases}
+# \qquad \text{upwards by} \qquad t_i = J_i\, t_{i-1} . $$
 #
-# This is the third pass of notebook 3. A weight of layer $i$ meets $dy_i$ on the way down and $t_{i-1}$ on the way up, so the gradient of $R$ is the product $G_i(t_{i-1}, dy_i)$, and biases, which the reverse network does not have, get nothing.
+# This is the third pass of notebook 3. A weight of layer $i$ meets $dy_i$ on the way down and $t_{i-1}$ on the way up, so the
+# gradient of $R$ is the product $G_i(t_{i-1}, dy_i)$, and biases, which the reverse network does not have, get nothing.
 #
 # ## Algorithm 1, step by step
 
@@ -79,7 +89,8 @@ print(f"L = {step.loss:.3f}   R = {step.penalty:.2f}   objective = {step.objecti
 assert np.isclose(step.objective, step.loss + beta * step.penalty)
 
 # %% [markdown]
-# The last form, $G(y + \beta t,\, dy)$, is why Loss IBP costs four units where backpropagation costs three: up, down, up, one product.
+# The last form, $G(y + \beta t,\, dy)$, is why Loss IBP costs four units where backpropagation costs three: up, down, up, one
+# product.
 #
 # ## But is it the gradient?
 #
@@ -114,7 +125,8 @@ assert abs(exact - measured) < 1e-5 * abs(measured)
 assert abs(published - measured) > 0.01 * abs(measured)
 
 # %% [markdown]
-# The published gradient is not wrong by a coding error. It is a *partial* derivative: it treats the input of the reverse network, $dy_K = p - l$, as a constant. But $p$ depends on the weights, too.
+# The published gradient is not wrong by a coding error. It is a *partial* derivative: it treats the input of the reverse
+# network, $dy_K = p - l$, as a constant. But $p$ depends on the weights, too.
 #
 # ### The smallest example
 #
@@ -126,11 +138,14 @@ assert abs(published - measured) > 0.01 * abs(measured)
 #
 # ## The fourth pass completes it
 #
-# What was left out is the path *weights → logits → $dy_K$ → $R$*. By the third pass, $R$ changes by $t_K \cdot \delta(dy_K)$ when $dy_K$ changes. And $dy_K$ changes with the logits by the Hessian $H = \partial^2 L / \partial z^2$, which for the softmax is $\mathrm{diag}(p) - p p^T$. So the path starts with
+# What was left out is the path *weights → logits → $dy_K$ → $R$*. By the third pass, $R$ changes by $t_K \cdot \delta(dy_K)$
+# when $dy_K$ changes. And $dy_K$ changes with the logits by the Hessian $H = \partial^2 L / \partial z^2$, which for the
+# softmax is $\mathrm{diag}(p) - p p^T$. So the path starts with
 #
 # $$ s_K = H\, t_K , \qquad s_{i-1} = J_i^T s_i + k_i(t_{i-1}, dy_i), \qquad \text{and adds} \quad G(y, s) . $$
 #
-# It is one more backward pass, with a new term: $k_i(t, b) = \partial / \partial x\, [\, b^T J_i(x)\, t\,]$, the curvature of the layer. For layers that are linear or piecewise linear, as all of this network, it is zero.
+# It is one more backward pass, with a new term: $k_i(t, b) = \partial / \partial x\, [\, b^T J_i(x)\, t\,]$, the curvature of
+# the layer. For layers that are linear or piecewise linear, as all of this network, it is zero.
 
 # %%
 objective_hessian = loss.hessian_product(y.output, labels, t.output)
@@ -140,7 +155,9 @@ complete = net.gradient_buffer()[1]
 for layer, path in net.paths.items():
     if layer.trainable:
         for up, down, constant in ((t, dy, 0.0), (y, s, 1.0)):
-            for name, product in layer.weight_gradients(up.factors[layer], down.factors[layer], constant).items():
+            for name, product in layer.weight_gradients(
+                up.factors[layer], down.factors[layer], constant
+            ).items():
                 complete[f"{path}.{name}"] += product / 32
 flat = np.concatenate([part.ravel() for part in complete.values()])
 assert np.allclose(flat, extra_gradient(net, batch, exact=True))
@@ -149,7 +166,8 @@ print("G(t, dy) + G(y, s) is the exact gradient")
 # %% [markdown]
 # ## What is left out, seen
 #
-# How much does it matter? We train by plain backpropagation, and look now and then at both gradients of $R$ on the same images: the cosine of their angle, and the ratio of their lengths.
+# How much does it matter? We train by plain backpropagation, and look now and then at both gradients of $R$ on the same images:
+# the cosine of their angle, and the ratio of their lengths.
 
 # %%
 probe = convnet.Batch(data.train_images[:200], data.train_labels[:200])
@@ -161,7 +179,12 @@ for number in range(601):
         cosines.append(part @ whole / np.linalg.norm(part) / np.linalg.norm(whole))
         ratios.append(np.linalg.norm(part) / np.linalg.norm(whole))
     rows = shuffler.choice(len(data.train_labels), 32, replace=False)
-    optimizer.update(watched, Backprop().gradients(watched, loss, convnet.Batch(data.train_images[rows], data.train_labels[rows])))
+    optimizer.update(
+        watched,
+        Backprop().gradients(
+            watched, loss, convnet.Batch(data.train_images[rows], data.train_labels[rows])
+        ),
+    )
 
 figure, ax = plt.subplots(figsize=(9, 4.5))
 ax.plot(moments, cosines, "o-", label="cosine of the angle")
@@ -171,35 +194,64 @@ ax.set(xlabel="training step", ylim=(-0.15, 1.15), title="published and exact gr
 ax.legend()
 plt.show()
 
-print(f"at the start: cosine {cosines[0]:.2f}, ratio {ratios[0]:.2f};  after 600 steps: cosine {cosines[-1]:.2f}, ratio {ratios[-1]:.2f}")
+print(
+    f"at the start: cosine {cosines[0]:.2f}, ratio {ratios[0]:.2f};  "
+    f"after 600 steps: cosine {cosines[-1]:.2f}, ratio {ratios[-1]:.2f}"
+)
 assert cosines[0] > 0.8 and ratios[0] > 0.8
 assert abs(cosines[-1]) < 0.3 and ratios[-1] < 0.3
 
 # %% [markdown]
-# At the start, the two nearly agree. After a few hundred steps they are almost *perpendicular*, and the published one is short. It follows a rule of its own, a useful one as we shall see, but it is not descent on the objective
-# that is written on the paper. Two consequences: a coefficient $\beta$ that suits one form does not suit the other; and whoever compares algorithms should say which form was run. Here the switch is called `exact`.
+# At the start, the two nearly agree. After a few hundred steps they are almost *perpendicular*, and the published one is short.
+# It follows a rule of its own, a useful one as we shall see, but it is not descent on the objective that is written on the
+# paper. Two consequences: a coefficient $\beta$ that suits one form does not suit the other; and whoever compares algorithms
+# should say which form was run. Here the switch is called `exact`.
 #
 # ## What the penalty does
 #
 # Three networks on few images, 30 of each class, and three seeds.
 
 # %%
-small = [convnet.data.load("digits").subset(per_class=30, seed=seed).prepared(dtype="float64") for seed in range(3)]
-algorithms = {"backprop": Backprop(), "Loss IBP, published": LossIBP(0.1), "Loss IBP, exact": LossIBP(0.1, exact=True)}
+small = [
+    convnet.data.load("digits").subset(per_class=30, seed=seed).prepared(dtype="float64")
+    for seed in range(3)
+]
+algorithms = {
+    "backprop": Backprop(),
+    "Loss IBP, published": LossIBP(0.1),
+    "Loss IBP, exact": LossIBP(0.1, exact=True),
+}
 nets, table = {}, {}
 for name, algorithm in algorithms.items():
     rows = []
     for seed, subset in enumerate(small):
         trained = fresh_network(seed)
-        convnet.train(trained, subset, algorithm, SGD(0.1, momentum=0.9, dampening=0.9), epochs=30, batch_size=20, progress=False)
+        convnet.train(
+            trained,
+            subset,
+            algorithm,
+            SGD(0.1, momentum=0.9, dampening=0.9),
+            epochs=30,
+            batch_size=20,
+            progress=False,
+        )
         images, ids = subset.test_images, subset.test_labels
         size = np.abs(input_gradient(trained, loss, images, ids)).sum(axis=(1, 2, 3)).mean()
-        rows.append([100 * error_rate(trained, images, ids), 100 * noise_errors(trained, images, ids, [0.2])[0],
-                     100 * fgsm_errors(trained, images, ids, [0.05])[0], 100 * fgsm_errors(trained, images, ids, [0.1])[0], size])
+        rows.append(
+            [
+                100 * error_rate(trained, images, ids),
+                100 * noise_errors(trained, images, ids, [0.2])[0],
+                100 * fgsm_errors(trained, images, ids, [0.05])[0],
+                100 * fgsm_errors(trained, images, ids, [0.1])[0],
+                size,
+            ]
+        )
         nets.setdefault(name, trained)
     table[name] = np.mean(rows, axis=0)
 
-print(f"{'test error in %':22}{'clean':>8}{'noise 0.2':>11}{'step 0.05':>11}{'step 0.1':>10}{'mean R':>9}")
+print(
+    f"{'test error in %':22}{'clean':>8}{'noise 0.2':>11}{'step 0.05':>11}{'step 0.1':>10}{'mean R':>9}"
+)
 for name, row in table.items():
     print(f"{name:22}{row[0]:8.1f}{row[1]:11.1f}{row[2]:11.1f}{row[3]:10.1f}{row[4]:9.1f}")
 
@@ -209,7 +261,9 @@ for name in ("Loss IBP, published", "Loss IBP, exact"):
     assert abs(table[name][0] - table["backprop"][0]) < 4
 
 # %% [markdown]
-# *Noise* is Gaussian, with its deviation; *step* is the adversary's best friend, $x + \varepsilon\, \mathrm{sign}(dy_0)$. Both forms make the network harder to disturb; the clean error moves by a few points, one way or the other. The two columns of steps show it best:
+# *Noise* is Gaussian, with its deviation; *step* is the adversary's best friend, $x + \varepsilon\, \mathrm{sign}(dy_0)$. Both
+# forms make the network harder to disturb; the clean error moves by a few points, one way or the other. The two columns of
+# steps show it best:
 
 # %%
 figure, ax = plt.subplots(figsize=(9, 4.5))
@@ -222,14 +276,17 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# And the input gradients themselves, of five test images that all three networks classify correctly, on one scale for each column:
+# And the input gradients themselves, of five test images that all three networks classify correctly, on one scale for each
+# column:
 
 # %%
 images, ids = small[0].test_images, small[0].test_labels
 right = np.logical_and.reduce([trained.predict(images) == ids for trained in nets.values()])
 hardest = np.abs(input_gradient(nets["backprop"], loss, images, ids)).sum(axis=(1, 2, 3)) * right
 chosen = np.argsort(hardest)[-5:]
-gradients = {name: input_gradient(trained, loss, images[chosen], ids[chosen]) for name, trained in nets.items()}
+gradients = {
+    name: input_gradient(trained, loss, images[chosen], ids[chosen]) for name, trained in nets.items()
+}
 scale = np.max([np.abs(g).max(axis=(1, 2, 3)) for g in gradients.values()], axis=0)
 rows = [list(images[chosen] + small[0].mean_image)]
 rows += [[g / size for g, size in zip(group, scale, strict=True)] for group in gradients.values()]
@@ -240,7 +297,8 @@ assert np.abs(gradients["Loss IBP, published"]).sum() < np.abs(gradients["backpr
 # %% [markdown]
 # ## What to remember
 #
-# - A penalty on $dy_0$ needs one third pass from $t_0 = \partial R / \partial(dy_0)$, and no further weight product: $G(y + \beta t,\, dy)$.
+# - A penalty on $dy_0$ needs one third pass from $t_0 = \partial R / \partial(dy_0)$, and no further weight product: $G(y +
+#   \beta t,\, dy)$.
 # - The published gradient holds $dy_K$ constant. The exact one adds $G(y, s)$ with a fourth pass from $s_K = H\, t_K$.
 # - During training the two part company. Both make networks robust; neither's $\beta$ is the other's.
 #
@@ -250,7 +308,8 @@ assert np.abs(gradients["Loss IBP, published"]).sum() < np.abs(gradients["backpr
 #
 # <details><summary>Solution</summary>
 #
-# The Hessian in the logits must vanish, so that $dy_K$ does not depend on the weights; then $s = 0$ in a piecewise-linear network. The hinge loss is one (away from its kinks).
+# The Hessian in the logits must vanish, so that $dy_K$ does not depend on the weights; then $s = 0$ in a piecewise-linear
+# network. The hinge loss is one (away from its kinks).
 #
 # ```python
 # from convnet.losses import MultiClassHinge
@@ -280,17 +339,21 @@ assert np.abs(gradients["Loss IBP, published"]).sum() < np.abs(gradients["backpr
 #
 # </details>
 #
-# **3.** Does weight decay, which makes all weights smaller, do the same as Loss IBP? Train with `SGD(..., weight_decay=...)` so that the mean $R$ is that of Loss IBP, and compare the clean errors.
+# **3.** Does weight decay, which makes all weights smaller, do the same as Loss IBP? Train with `SGD(..., weight_decay=...)` so
+# that the mean $R$ is that of Loss IBP, and compare the clean errors.
 #
 # <details><summary>Solution</summary>
 #
-# A start: the penalty also becomes smaller with weight decay, because $dy_0$ contains the weights of all layers. Whether the errors agree you can read off for several strengths.
+# A start: the penalty also becomes smaller with weight decay, because $dy_0$ contains the weights of all layers. Whether the
+# errors agree you can read off for several strengths.
 #
 # ```python
 # decayed = fresh_network()
-# convnet.train(decayed, small[0], Backprop(), SGD(0.1, momentum=0.9, dampening=0.9, weight_decay=0.01), epochs=30, batch_size=20, progress=False)
-# R = np.abs(input_gradient(decayed, loss, small[0].test_images, small[0].test_labels)).sum(axis=(1, 2, 3)).mean()
-# print(f"mean R {R:.1f}, clean error {100 * error_rate(decayed, small[0].test_images, small[0].test_labels):.1f} %")
+# optimizer = SGD(0.1, momentum=0.9, dampening=0.9, weight_decay=0.01)
+# convnet.train(decayed, small[0], Backprop(), optimizer, epochs=30, batch_size=20, progress=False)
+# images, ids = small[0].test_images, small[0].test_labels
+# R = np.abs(input_gradient(decayed, loss, images, ids)).sum(axis=(1, 2, 3)).mean()
+# print(f"mean R {R:.1f}, clean error {100 * error_rate(decayed, images, ids):.1f} %")
 # assert R < table["backprop"][4]
 # ```
 #

@@ -15,19 +15,20 @@
 # %% [markdown]
 # # 7. Write your own layer and your own algorithm
 #
-# A layer is half a page: a formula and up to five methods. An algorithm is less. What takes longer is to be *sure* of them, and for that there is one call, `convnet.testing.check_layer` or `check_algorithm`, which holds every method against the others
+# A layer is half a page: a formula and up to five methods. An algorithm is less. What takes longer is to be *sure* of them, and
+# for that there is one call, `convnet.testing.check_layer` or `check_algorithm`, which holds every method against the others
 # and against numerical derivatives, and names the one that is wrong. We write one of each, and then break them on purpose.
 
 # %%
 import math
 from dataclasses import dataclass
 
-import drawing
+import drawing  # noqa: F401  (type, colours, and the package in a source checkout)
 import matplotlib.pyplot as plt
 import numpy as np
 
 import convnet
-from convnet.layers import Conv, Dense, Flatten, Layer, MaxPool, ReLU
+from convnet.layers import Conv, Dense, Flatten, Layer, MaxPool
 from convnet.passes import Backprop, LossIBP
 from convnet.passes.algorithm import InputGradientPenalty
 from convnet.testing import check_algorithm, check_layer
@@ -45,7 +46,9 @@ from convnet.testing import check_algorithm, check_layer
 # | `curvature` | $k(t, b) = \partial/\partial x\,[b^T J(x)\, t]$ | $\sigma (1 - \sigma)\, t\, b$ |
 # | `weight_gradients` | $G(a, b)$ | nothing to train |
 #
-# Declaring `symmetric_jacobian` gives us the third pass. What the later passes need, `forward` writes into the record. (The logarithm is taken of numbers between 1 and 2, so that nothing overflows.)
+# Declaring `symmetric_jacobian` gives us the third pass. What the later passes need, `forward` writes into the record. (The
+# logarithm is taken of numbers between 1 and 2, so that nothing overflows.)
+
 
 # %%
 @dataclass(eq=False)
@@ -72,12 +75,15 @@ print(report)
 assert report.ok
 
 # %% [markdown]
-# The table says what was checked, the largest error and what is accepted. An identity such as $u \cdot (J t) = (J^T u) \cdot t$ holds to rounding; a derivative by differences is less precise; a *complex step*, $\mathrm{Im}\, f(x + ih)/h$ with $h = 10^{-20}$, subtracts nothing and is
-# exact to the last digits.
+# The table says what was checked, the largest error and what is accepted. An identity such as $u \cdot (J t) = (J^T u) \cdot t$
+# holds to rounding; a derivative by differences is less precise; a *complex step*, $\mathrm{Im}\, f(x + ih)/h$ with $h =
+# 10^{-20}$, subtracts nothing and is exact to the last digits.
 #
 # ## Broken on purpose
 #
-# Three mistakes that people make. The first network trains perfectly well with it, as plain backpropagation never calls `curvature`; the second is one part in a thousand; the third works until somebody uses the layer twice.
+# Three mistakes that people make. The first network trains perfectly well with it, as plain backpropagation never calls
+# `curvature`; the second is one part in a thousand; the third works until somebody uses the layer twice.
+
 
 # %%
 class WithoutCurvature(Softplus):
@@ -120,15 +126,28 @@ assert verdicts["Forgetful"]
 # %% [markdown]
 # ## The layer in a network
 #
-# Nothing needs to be registered. All passes, and so all algorithms, work at once, the exact forms included, because they ask the layer for its curvature.
+# Nothing needs to be registered. All passes, and so all algorithms, work at once, the exact forms included, because they ask
+# the layer for its curvature.
 
 # %%
 data = convnet.data.load("digits").subset(per_class=50).prepared(dtype="float64")
 
 
 def train(activation, algorithm):
-    net = convnet.Network([Conv(8, 3, padding=1), activation(), MaxPool(3, 2), Flatten(), Dense(32), activation(), Dense(10)],
-                          data.input_shape, seed=0, dtype="float64")
+    net = convnet.Network(
+        [
+            Conv(8, 3, padding=1),
+            activation(),
+            MaxPool(3, 2),
+            Flatten(),
+            Dense(32),
+            activation(),
+            Dense(10),
+        ],
+        data.input_shape,
+        seed=0,
+        dtype="float64",
+    )
     optimizer = convnet.optimizers.SGD(0.1, momentum=0.9, dampening=0.9)
     return convnet.train(net, data, algorithm, optimizer, epochs=30, batch_size=20, progress=False)
 
@@ -140,11 +159,14 @@ assert result.test_error < 0.15
 # %% [markdown]
 # ## An algorithm: a softer sign
 #
-# Loss IBP with $r = 1$ starts its third pass from $\mathrm{sign}(dy_0)$, which jumps, with $r = 2$ from $dy_0$, which grows without bound. In between lies $\tanh$:
+# Loss IBP with $r = 1$ starts its third pass from $\mathrm{sign}(dy_0)$, which jumps, with $r = 2$ from $dy_0$, which grows
+# without bound. In between lies $\tanh$:
 #
 # $$ R = \sum_j c \log\cosh\!\big( dy_{0,j} / c \big), \qquad \frac{\partial R}{\partial (dy_{0})} = \tanh( dy_0 / c ) . $$
 #
-# For small $c$ it is $\| dy_0 \|_1$ (less a constant), for large $c$ it is $\frac{1}{2c} \| dy_0 \|^2$. A penalty on $dy_0$ extends `InputGradientPenalty` and says two things: its value, and where the third pass starts. Both forms follow.
+# For small $c$ it is $\| dy_0 \|_1$ (less a constant), for large $c$ it is $\frac{1}{2c} \| dy_0 \|^2$. A penalty on $dy_0$
+# extends `InputGradientPenalty` and says two things: its value, and where the third pass starts. Both forms follow.
+
 
 # %%
 @dataclass(frozen=True)
@@ -170,9 +192,12 @@ print(report)
 assert report.ok
 
 # %% [markdown]
-# The gradient that was held against differences is the whole vector `step.gradients`, on a smooth and on a piecewise-linear network, with dropout and batch normalisation, in training and in inference mode.
+# The gradient that was held against differences is the whole vector `step.gradients`, on a smooth and on a piecewise-linear
+# network, with dropout and batch normalisation, in training and in inference mode.
 #
-# And broken: `coefficient` forgotten in the seed, a factor of two. One is at fault in the value, the other in the derivative; the check cannot know which of the two we *meant*, but it sees that they do not belong together.
+# And broken: `coefficient` forgotten in the seed, a factor of two. One is at fault in the value, the other in the derivative;
+# the check cannot know which of the two we *meant*, but it sees that they do not belong together.
+
 
 # %%
 class FactorOfTwo(LogCoshIBP):
@@ -190,11 +215,15 @@ assert report.faulty == ["gradients"]
 # %% [markdown]
 # ## Both ends of the scale
 #
-# For a very small $c$ the gradient must be that of Loss IBP with $r = 1$, for a very large one that of $r = 2$, divided by $c$. We draw the distance to each.
+# For a very small $c$ the gradient must be that of Loss IBP with $r = 1$, for a very large one that of $r = 2$, divided by $c$.
+# We draw the distance to each.
 
 # %%
 net = result.net
-batch, loss = convnet.Batch(data.train_images[:100], data.train_labels[:100]), convnet.losses.SoftmaxCrossEntropy()
+batch, loss = (
+    convnet.Batch(data.train_images[:100], data.train_labels[:100]),
+    convnet.losses.SoftmaxCrossEntropy(),
+)
 plain = Backprop().gradients(net, loss, batch).flat_gradient
 
 
@@ -279,7 +308,8 @@ assert to_sign[-1] > 0.9 and to_square[0] > 0.9
 #
 # </details>
 #
-# **3.** Add the penalty to another one: is `LogCoshIBP(0.1, 0.1) + LossIBP(0.01)` an algorithm, and how many third passes does it need?
+# **3.** Add the penalty to another one: is `LogCoshIBP(0.1, 0.1) + LossIBP(0.01)` an algorithm, and how many third passes does
+# it need?
 #
 # <details><summary>Solution</summary>
 #
@@ -296,7 +326,8 @@ assert to_sign[-1] > 0.9 and to_square[0] > 0.9
 #
 # <details><summary>Solution</summary>
 #
-# `np.log(2)` is a NumPy number of 64 bits, and turns everything it touches into 64 bits: in a float32 network the penalty would quietly be computed, and returned, in double precision. A Python number adapts.
+# `np.log(2)` is a NumPy number of 64 bits, and turns everything it touches into 64 bits: in a float32 network the penalty would
+# quietly be computed, and returned, in double precision. A Python number adapts.
 #
 # ```python
 # class Doubled(LogCoshIBP):

@@ -73,7 +73,8 @@ def show_images(
         Of one image, in inches.
     """
     count = max(map(len, rows))
-    figure, axes = plt.subplots(len(rows), count, squeeze=False, figsize=(size * count + 1.3 * bool(labels), size * len(rows) + 0.4))
+    figure, axes = plt.subplots(len(rows), count, squeeze=False,
+                                figsize=(size * count + 1.3 * bool(labels), size * len(rows) + 0.4))
     for index, (row, images) in enumerate(zip(axes, rows, strict=True)):
         coloured = signed if isinstance(signed, bool) else signed[index]
         limit = max(float(np.abs(image).max()) for image in images) if coloured else None

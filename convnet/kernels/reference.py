@@ -55,7 +55,7 @@ class ReferenceKernels:
         return y.reshape(n, p, q, -1)
 
     def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
-        """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
+        """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images ``(N, *image, C)``."""
         n, p, q, f = b.shape
         columns = self.product(b.reshape(-1, f), weight.reshape(-1, f).conj().T)
         return col2im(columns.reshape(n, p, q, -1), weight.shape[:2], stride, padding, image)
@@ -84,7 +84,7 @@ class ReferenceKernels:
         return y, where
 
     def max_pool_scatter(self, b: Array, positions: Array, size: Pair, stride: Pair, image: Pair) -> Array:
-        """Return images (N, *image, C) with each `b` added at the position of its window."""
+        """Return images ``(N, *image, C)`` with each `b` added at the position of its window."""
         xp = array_module(b)
         x = xp.zeros((len(b), *image, b.shape[-1]), b.dtype)
         for place, (k, l) in enumerate(np.ndindex(*size)):
@@ -107,7 +107,7 @@ class ReferenceKernels:
         return total / (size[0] * size[1])
 
     def mean_pool_adjoint(self, b: Array, size: Pair, stride: Pair, image: Pair) -> Array:
-        """Return images (N, *image, C) with each `b` spread evenly over its window."""
+        """Return images ``(N, *image, C)`` with each `b` spread evenly over its window."""
         x = array_module(b).zeros((len(b), *image, b.shape[-1]), b.dtype)
         share = b / (size[0] * size[1])
         for k, l in np.ndindex(*size):
@@ -249,7 +249,7 @@ def im2col(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
 
 
 def col2im(columns: Array, size: Pair, stride: Pair, padding: Pair, image: Pair) -> Array:
-    """Return the adjoint of `im2col`: images (N, *image, C) with every row added to its window."""
+    """Return the adjoint of `im2col`: images ``(N, *image, C)`` with every row added to its window."""
     n, p, q, k = columns.shape
     cells = columns.reshape(n, p, q, *size, k // (size[0] * size[1]))
     (top, left), (height, width) = padding, image

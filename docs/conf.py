@@ -1,0 +1,71 @@
+"""Sphinx builds the site from these pages, the docstrings and the notebooks: ``sphinx-build -W docs docs/_build``."""
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+import convnet
+
+project = "convnet-ibp"
+author = "the convnet-ibp maintainers"
+release = version = convnet.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.mathjax",
+              "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "_templates", "**/.ipynb_checkpoints"]
+templates_path = ["_templates"]
+
+# Pages: Markdown with formulas, and the notebooks with the outputs that are committed.
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"
+
+# Docstrings: NumPy style; single backticks are names, which become links where they can.
+default_role = "py:obj"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = True
+autosummary_generate = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+# A short name in a docstring that two modules have (Step) links to the first; that is no error.
+suppress_warnings = ["ref.python"]
+
+html_theme = "furo"
+html_title = "convnet-ibp"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+# The colours of the code, in the light and the dark variant of the theme.
+pygments_style, pygments_dark_style = "friendly", "monokai"
+
+
+def _copy_notebooks() -> None:
+    """Put the notebooks inside the folder of the pages, where Sphinx looks for them."""
+    target = HERE / "notebooks"
+    target.mkdir(exist_ok=True)
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        copy = target / source.name
+        if not copy.exists() or copy.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, copy)
+
+
+def _shorten_dots(app, what, name, object_, options, lines) -> None:
+    """Make three dots one sign: the tables of summaries would take them for the end of a sentence."""
+    if lines:
+        lines[0] = lines[0].replace("...", "…")
+
+
+def setup(app) -> None:
+    """Connect what belongs to the build of these pages."""
+    app.connect("autodoc-process-docstring", _shorten_dots)
+
+
+_copy_notebooks()
