@@ -120,8 +120,10 @@ def learning_curve(
         costs.append(epoch.loss)
 
     try:
-        train(net, with_label_noise(dataset, mislabelled, seed), Backprop(), SGD(rate), epochs, batch_size, seed=seed,
-              loss=loss_of(stage), progress=False, callback=note)
+        # High rates are meant to overflow where they do; it shows in the result.
+        with np.errstate(over="ignore", invalid="ignore"):
+            train(net, with_label_noise(dataset, mislabelled, seed), Backprop(), SGD(rate), epochs, batch_size,
+                  seed=seed, loss=loss_of(stage), progress=False, callback=note)
     except NonFiniteLossError:
         missing = [math.nan] * (epochs - len(errors))
         errors, costs = errors + missing, costs + missing
@@ -187,22 +189,24 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rescaled, logistic = (of_stage(curves, stage) for stage in STAGES)
-    figure = Figure(figsize=(7, 10), layout="constrained")
+    figure = Figure(figsize=(8, 9), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, sharey=True)
     _panel(panels[0], "(a) rescaled", [(curve, f"h = {curve.rate:g}, m = {curve.dimension}") for curve in rescaled])
     _panel(panels[1], "(b) logistic", [(curve, f"h = {curve.rate:g}") for curve in logistic])
     winners = [(best(rescaled)[0], "rescaled"), (best(logistic)[0], "logistic")]
-    _panel(panels[2], "(c) best of both", [(curve, f"{name}, h = {curve.rate:g}") for curve, name in winners])
+    _panel(panels[2], "(c) best of both",
+           [(curve, f"{name}, h = {curve.rate:g}, m = {curve.dimension}") for curve, name in winners])
     panels[2].set_xlabel("epoch")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize="small")
     _save(figure, path)
 
 
 def _panel(axes: Axes, title: str, lines: Sequence[tuple[Curve, str]]) -> None:
     for curve, label in lines:
-        axes.plot(range(1, len(curve.errors) + 1), curve.errors, marker=".", label=label)
+        ended = "" if math.isfinite(curve.final) else ", overflows"
+        axes.plot(range(1, len(curve.errors) + 1), curve.errors, marker=".", label=label + ended)
     axes.set(title=title, ylabel="test error", ylim=(0, 1))
-    axes.legend(fontsize="x-small", ncols=2)
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def draw_mislabelled(curves: Sequence[Curve], title: str, path: Path) -> None:
@@ -214,7 +218,8 @@ def draw_mislabelled(curves: Sequence[Curve], title: str, path: Path) -> None:
     for stage in STAGES:
         shares, _, means, spreads = zip(*mislabelled_table(of_stage(curves, stage)), strict=True)
         axes.errorbar(shares, means, yerr=spreads, marker="o", label=stage)
-    axes.set(title=title, xlabel="share of wrong training labels", ylabel="test error", ylim=(0, None))
+    axes.set(xlabel="share of wrong training labels", ylabel="test error", ylim=(0, None))
+    figure.suptitle(title, fontsize="small")
     axes.legend()
     _save(figure, path)
 
@@ -225,7 +230,8 @@ def mislabelled_table(curves: Sequence[Curve]) -> list[tuple[float, float, float
     for share in sorted({curve.mislabelled for curve in curves}):
         runs = best([curve for curve in curves if curve.mislabelled == share])
         finals = [run.final for run in runs]
-        rows.append((share, runs[0].rate, statistics.fmean(finals), statistics.pstdev(finals)))
+        spread = statistics.pstdev(finals) if all(map(math.isfinite, finals)) else math.nan
+        rows.append((share, runs[0].rate, statistics.fmean(finals), spread))
     return rows
 
 
@@ -242,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one of the commands; see the module's text."""
     options = _parser().parse_args(arguments)
     dataset = load_small(options)
-    scale = (f"{options.dataset}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test images of "
+    scale = (f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test images of "
              f"{'×'.join(map(str, dataset.input_shape))}, {options.architecture}, {options.epochs} epochs")
     print(f"Reduced scale. {scale}.")
     out = Path(options.out)
@@ -262,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw_curves(curves, scale, figure)
         for stage in STAGES:
             winner = best(of_stage(curves, stage))[0]
-            print(f"best {stage}: h = {winner.rate:g}, m = {winner.dimension}, test error {winner.final:.2%}")
+            print(f"best {stage}: h = {winner.rate:g}, m = {winner.dimension}, {_said(winner.final)}")
     else:
         curves = mislabelled(dataset, options.architecture, options.rates, options.fractions, options.epochs,
                              dimension=options.dimension, batch_size=options.batch_size, seeds=options.seeds,
@@ -271,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw_mislabelled(curves, scale, figure)
         for stage in STAGES:
             for share, rate, mean, spread in mislabelled_table(of_stage(curves, stage)):
-                print(f"{stage}, {share:.0%} wrong labels: h = {rate:g}, test error {mean:.2%} ± {spread:.2%}")
+                print(f"{stage}, {share:.0%} wrong labels: h = {rate:g}, {_said(mean, spread)}")
     if options.svm:
         from convnet.baselines import KernelSVM
 
@@ -298,6 +304,13 @@ def load_small(options: argparse.Namespace) -> Dataset:
         chosen = stratified_indices(dataset.test_labels, size=options.test_images, classes=len(dataset.classes))
         dataset = replace(dataset, test_images=dataset.test_images[chosen], test_labels=dataset.test_labels[chosen])
     return dataset.prepared(subtract_mean=False)
+
+
+def _said(error: float, spread: float | None = None) -> str:
+    """Return what a final error is as words."""
+    if not math.isfinite(error):
+        return "the cost overflows at every rate"
+    return f"test error {error:.2%}" + ("" if spread is None else f" ± {spread:.2%}")
 
 
 def _print_curve(curve: Curve) -> None:

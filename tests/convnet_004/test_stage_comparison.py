@@ -60,6 +60,15 @@ def test_the_best_setting_has_the_smallest_mean_over_its_seeds():
     assert mislabelled_table([*curves, *noisy]) == [(0.0, 2, 0.2, 0.0), (0.5, 1, 0.5, pytest.approx(0.1))]
 
 
+def test_where_every_rate_overflows_the_output_says_so(tmp_path, capsys):
+    assert mislabelled_table([curve(1, math.nan)]) == [(0.0, 1, math.inf, pytest.approx(math.nan, nan_ok=True))]
+    main(["rates", "digits", "--per-class", "3", "--test-images", "40", "--epochs", "2", "--batch-size", "15",
+          "--rates", "1e6", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "best logistic: h = 1e+06, m = 10, the cost overflows at every rate" in said
+    assert "best scale-invariant: h = 1e+06, m = 10, test error" in said
+
+
 @pytest.mark.parametrize("command", ["rates", "mislabelled"])
 def test_a_command_writes_curves_and_a_figure_and_says_its_scale(tmp_path, capsys, command):
     pytest.importorskip("sklearn")
