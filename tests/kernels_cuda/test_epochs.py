@@ -12,12 +12,12 @@ from convnet.kernels.cuda.epochs import DeviceEpochs, device_epochs
 from convnet.layers import BatchNorm, Concatenate, Conv, Dense, Dropout, Flatten, ReLU
 from convnet.losses import SoftmaxCrossEntropy
 from convnet.optimizers import SGD, AdaGrad, Adam, RMSProp
-from convnet.passes import Backprop, LossIBP, NoiseInjection
+from convnet.passes import Backprop, LossIBP, NoiseInjection, PredictionIBP
 from convnet.samples import Samples
 from convnet.schedules import Exponential
 from convnet.training import NonFiniteLossError
 from tests.gpu.comparisons import ALGORITHMS, IMAGE, compare
-from tests.kernels_cuda import cupy_double
+from tests.kernels_cuda import cupy_double, shim
 
 pytestmark = pytest.mark.usefixtures("cupy")
 
@@ -210,3 +210,23 @@ def test_joined_branches_are_trained_too(made):
         return [Flatten(), Concatenate([Dense(3), Dense(2)]), Dense(4)]
 
     agree(both(layers, Backprop(), SGD(0.1)))
+
+
+@pytest.mark.parametrize("network, algorithm, launches", [
+    ("mnist", Backprop(), 44), ("mnist", LossIBP(0.01), 62), ("mnist", PredictionIBP(0.01), 77),
+    ("cifar", Backprop(), 57), ("cifar", LossIBP(0.01), 80),
+])
+def test_launches_of_a_step(monkeypatch, made, network, algorithm, launches):
+    # What is launched does not depend on what the kernels find; of 132 multiprocessors.
+    monkeypatch.setattr(shim.Library, "launch", lambda *arguments: None)
+    monkeypatch.setattr(cupy_double.Device, "attributes", {"MultiProcessorCount": 132})
+    shape = {"mnist": (28, 28, 1), "cifar": (32, 32, 3)}[network]
+    net = convnet.architectures.build(network, shape, 10, device="gpu")
+    optimizer = SGD(0.1, momentum=0.9, dampening=0.9)
+    optimizer.start(net)
+    images = np.zeros((32, *shape), np.float32)
+    DeviceEpochs(net, algorithm, optimizer, SoftmaxCrossEntropy(), images, np.eye(10)[np.arange(32) % 10], np.arange(32), 32)
+    replay = made[0]._replays[32]
+    while not replay.recorded:
+        replay.run()
+    assert len(replay._graph._operations) <= launches

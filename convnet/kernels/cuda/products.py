@@ -122,7 +122,7 @@ class Products:
         partial = self._xp.empty((splits, columns), b.dtype)
         self._launcher.blocks("row_sums", b.dtype, (-(-columns // 32), splits), THREADS, b, partial, np.int32(rows),
                               np.int32(columns), np.int32(slice_))
-        return self._summed(partial, None).reshape(columns)
+        return (partial if splits == 1 else self._summed(partial, None)).reshape(columns)
 
     # --- the two ways -------------------------------------------------------------------------------------------------
 
