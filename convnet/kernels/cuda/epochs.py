@@ -14,7 +14,7 @@ import numpy as np
 from convnet import kernels
 from convnet.batch import Batch
 from convnet.kernels.cuda.capture import Recorder, Replay
-from convnet.kernels.cuda.launch import THREADS, Launcher
+from convnet.kernels.cuda.launch import THREADS
 from convnet.kernels.cuda.update import Update, has_kernel
 from convnet.kernels.reference import HostDrawError
 from convnet.losses import Loss
@@ -91,7 +91,7 @@ class DeviceEpochs:
     ):
         xp = net.xp
         self._net, self._algorithm, self._optimizer, self._loss, self._xp = net, algorithm, optimizer, loss, xp
-        self._launcher = Launcher(xp)
+        self._launcher = kernels.gpu().launcher
         self._recorder = Recorder(xp)
         self._update = Update(self._launcher, optimizer, net.vector)
         self.batch_size, self.count = batch_size, len(images)

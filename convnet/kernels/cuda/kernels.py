@@ -22,6 +22,11 @@ class CudaKernels(ReferenceKernels):
     """CUDA kernels with the interface of `ReferenceKernels`, for float32 and float64; all else is left to CuPy.
 
     Sums are taken in a fixed order and nothing is added by atomics, so runs repeat bit for bit.
+
+    Attributes
+    ----------
+    launcher : Launcher
+        The compiled kernels.
     """
 
     name = "cuda"
@@ -30,14 +35,14 @@ class CudaKernels(ReferenceKernels):
         import cupy
 
         self._xp = cupy
-        self._launcher = Launcher(cupy)
+        self.launcher = Launcher(cupy)
         try:
             cublas = Cublas(cupy)
         except CublasError:
             cublas = None
         device = cupy.cuda.Device()
         name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
-        self._products = Products(self._launcher, cublas, Choices(record_path(name), self._seconds), devices.tf32_allowed,
+        self._products = Products(self.launcher, cublas, Choices(record_path(name), self._seconds), devices.tf32_allowed,
                                   device.attributes["MultiProcessorCount"])
 
     def measured_products(self) -> dict[str, dict[str, float]]:
@@ -93,7 +98,7 @@ class CudaKernels(ReferenceKernels):
         g, shape = _pool_windows(x.shape, size, stride)
         y = self._xp.empty(shape, x.dtype)
         where = self._xp.empty(shape, position_type(size)) if positions else None
-        self._launcher.elements(_for_positions("max_pool", position_type(size)), x.dtype, y.size, x, y, where, g)
+        self.launcher.elements(_for_positions("max_pool", position_type(size)), x.dtype, y.size, x, y, where, g)
         return y, where
 
     def max_pool_scatter(self, b: Array, positions: Array, size: Pair, stride: Pair, image: Pair) -> Array:
@@ -103,7 +108,7 @@ class CudaKernels(ReferenceKernels):
             return super().max_pool_scatter(b, positions, size, stride, image)
         (b,) = self._contiguous(b)
         g, _ = _pool_windows(x.shape, size, stride)
-        self._launcher.elements(_for_positions("max_pool_scatter", positions.dtype), b.dtype, x.size, b, positions, x, g)
+        self.launcher.elements(_for_positions("max_pool_scatter", positions.dtype), b.dtype, x.size, b, positions, x, g)
         return x
 
     def max_pool_gather(self, t: Array, positions: Array, size: Pair, stride: Pair) -> Array:
@@ -113,7 +118,7 @@ class CudaKernels(ReferenceKernels):
         (t,) = self._contiguous(t)
         g, shape = _pool_windows(t.shape, size, stride)
         y = self._xp.empty(shape, t.dtype)
-        self._launcher.elements(_for_positions("max_pool_gather", positions.dtype), t.dtype, y.size, t, positions, y, g)
+        self.launcher.elements(_for_positions("max_pool_gather", positions.dtype), t.dtype, y.size, t, positions, y, g)
         return y
 
     def mean_pool(self, x: Array, size: Pair, stride: Pair) -> Array:
@@ -123,7 +128,7 @@ class CudaKernels(ReferenceKernels):
         (x,) = self._contiguous(x)
         g, shape = _pool_windows(x.shape, size, stride)
         y = self._xp.empty(shape, x.dtype)
-        self._launcher.elements("mean_pool", x.dtype, y.size, x, y, g)
+        self.launcher.elements("mean_pool", x.dtype, y.size, x, y, g)
         return y
 
     def mean_pool_adjoint(self, b: Array, size: Pair, stride: Pair, image: Pair) -> Array:
@@ -133,7 +138,7 @@ class CudaKernels(ReferenceKernels):
             return super().mean_pool_adjoint(b, size, stride, image)
         (b,) = self._contiguous(b)
         g, _ = _pool_windows(x.shape, size, stride)
-        self._launcher.elements("mean_pool_adjoint", b.dtype, x.size, b, x, g)
+        self.launcher.elements("mean_pool_adjoint", b.dtype, x.size, b, x, g)
         return x
 
     # --- elementwise --------------------------------------------------------------------------------------------------
@@ -144,7 +149,7 @@ class CudaKernels(ReferenceKernels):
             return super().relu(x)
         (x,) = self._contiguous(x)
         y, mask = self._xp.empty_like(x), self._xp.empty(x.shape, bool)
-        self._launcher.elements("relu", x.dtype, x.size, x, y, mask)
+        self.launcher.elements("relu", x.dtype, x.size, x, y, mask)
         return y, mask
 
     def masked(self, b: Array, mask: Array) -> Array:
@@ -153,7 +158,7 @@ class CudaKernels(ReferenceKernels):
             return super().masked(b, mask)
         b, mask = self._contiguous(b, mask)
         y = self._xp.empty_like(b)
-        self._launcher.elements("masked", b.dtype, b.size, b, mask, y)
+        self.launcher.elements("masked", b.dtype, b.size, b, mask, y)
         return y
 
     def combination(self, terms: Sequence[tuple[float, Array]]) -> Array:
@@ -168,14 +173,14 @@ class CudaKernels(ReferenceKernels):
             coefficients = [c for c, _ in part] + [0.0] * (4 - len(part))
             arrays = [*self._contiguous(*(a for _, a in part)), *[None] * (4 - len(part))]
             y = self._xp.empty_like(arrays[0])
-            self._launcher.elements("combination", y.dtype, y.size, y, *arrays, *map(y.dtype.type, coefficients))
+            self.launcher.elements("combination", y.dtype, y.size, y, *arrays, *map(y.dtype.type, coefficients))
         return y
 
     # --- the end of a step --------------------------------------------------------------------------------------------
 
     def gradient_sum(self, vector: Array, parts: Mapping[str, Array]) -> Any:
         """Return what adds up the products of a step in `vector`, whose `parts` are views of it by name."""
-        return DeviceGradientSum(self._launcher, vector, parts) if suits(vector) else super().gradient_sum(vector, parts)
+        return DeviceGradientSum(self.launcher, vector, parts) if suits(vector) else super().gradient_sum(vector, parts)
 
     def step_means(self, losses: Array, penalties: Array | None, coefficient: float) -> tuple[Array, Array, Array]:
         """Return the means of losses and penalties, and the first plus `coefficient` times the second."""
@@ -183,7 +188,7 @@ class CudaKernels(ReferenceKernels):
             return super().step_means(losses, penalties, coefficient)
         dtype, means = losses.dtype, self._xp.empty(3, losses.dtype)
         losses, penalties = (None if a is None else self._xp.ascontiguousarray(a) for a in (losses, penalties))
-        self._launcher.blocks("step_means", dtype, (1,), THREADS, losses, penalties, dtype.type(coefficient), means,
+        self.launcher.blocks("step_means", dtype, (1,), THREADS, losses, penalties, dtype.type(coefficient), means,
                               np.int32(losses.size))
         return means[0], means[1], means[2]
 
@@ -224,7 +229,7 @@ class CudaKernels(ReferenceKernels):
     def _softmax(self, z: Array, labels: Array | None, t: Array | None = None, value: Array | None = None,
                  gradient: Array | None = None, product: Array | None = None) -> None:
         z, labels, t = (None if a is None else self._contiguous(a)[0] for a in (z, labels, t))
-        self._launcher.blocks("softmax_cross_entropy", z.dtype, (len(z),), 32, z, labels, t, value, gradient, product,
+        self.launcher.blocks("softmax_cross_entropy", z.dtype, (len(z),), 32, z, labels, t, value, gradient, product,
                               np.int32(z.shape[1]))
 
     def dropout_factors(self, shape: tuple[int, ...], dtype: np.dtype, rate: float, draw: Any, stream: int) -> Array:
@@ -234,7 +239,7 @@ class CudaKernels(ReferenceKernels):
             return self._xp.asarray(super().dropout_factors(shape, dtype, rate, int(draw), stream))
         if not isinstance(draw, self._xp.ndarray):
             draw = self._xp.asarray(np.array([draw], np.uint64))
-        self._launcher.elements("dropout_factors", factors.dtype, factors.size, draw, np.uint64(stream),
+        self.launcher.elements("dropout_factors", factors.dtype, factors.size, draw, np.uint64(stream),
                                 np.uint64(round(rate * 2**32)), factors.dtype.type(1 / (1 - rate)), factors)
         return factors
 
