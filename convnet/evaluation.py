@@ -12,8 +12,9 @@ import numpy as np
 
 from convnet import kernels
 from convnet.batch import targets
+from convnet.layers import ScaleInvariantClassifier
 from convnet.layers.base import real_number, whole_number
-from convnet.losses import Loss, SoftmaxCrossEntropy, SquaredError
+from convnet.losses import Loss, ScaleInvariantCost, SoftmaxCrossEntropy, SquaredError
 from convnet.passes.objective import Objective
 from convnet.passes.walk import first_pass, second_pass
 
@@ -101,7 +102,10 @@ def input_gradient(net: Network, loss: Loss, images: Array, labels: Array) -> Ar
 
 def default_loss(net: Network) -> Loss:
     """Return the loss that suits how `net` ends: softmax with cross-entropy on logits; on the outputs of a softmax or
-    sigmoid layer the squared error, as the cross-entropies contain their softmax or sigmoid."""
+    sigmoid layer the squared error, as the cross-entropies contain their softmax or sigmoid; behind the scale-invariant
+    stage its own cost."""
+    if isinstance(net.root.layers[-1], ScaleInvariantClassifier):
+        return ScaleInvariantCost()
     return SoftmaxCrossEntropy() if net.head is None else SquaredError()
 
 

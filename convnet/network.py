@@ -97,13 +97,17 @@ class Network:
         """Move all parameters into one vector, and all arrays to the device."""
         arrays = {join(path, name): (layer, name, array) for layer, path in self.paths.items()
                   for name, array in layer.parameters.items()}
-        sizes = [array.view(self.dtype).size for _, _, array in arrays.values()]
-        self.vector = self.xp.empty(sum(sizes), self.dtype)
-        self._layout: dict[str, tuple[slice, np.dtype, tuple[int, ...]]] = {}
-        start = 0
-        for (path, (_, _, array)), size in zip(arrays.items(), sizes, strict=True):
-            self._layout[path] = (slice(start, start + size), array.dtype, array.shape)
-            start += size
+        # Complex arrays first: there, pairs of numbers start at even places, as devices want complex numbers aligned.
+        starts: dict[str, int] = {}
+        size = 0
+        for path, (_, _, array) in sorted(arrays.items(), key=lambda item: item[1][2].dtype.kind != "c"):
+            starts[path] = size
+            size += array.view(self.dtype).size
+        self.vector = self.xp.empty(size, self.dtype)
+        self._layout: dict[str, tuple[slice, np.dtype, tuple[int, ...]]] = {
+            path: (slice(starts[path], starts[path] + array.view(self.dtype).size), array.dtype, array.shape)
+            for path, (_, _, array) in arrays.items()
+        }
         views = self.views(self.vector)
         for path, (layer, name, array) in arrays.items():
             views[path][...] = self.xp.asarray(array)

@@ -56,11 +56,13 @@ def row_products(
     """
     products: Products = []
     s_k = None
+    # Beyond the last weights the tangent counts for q_c's dependence on the logits and for the curvature of what stands there.
+    curved_end = any(layer.curved for layer in y.root.exit())
     for (_, derivative), b, weight in zip(factors, rows, weights, strict=True):
         t_0 = 2 * b.output
         if weight is not None:
             t_0 = weight.reshape(-1, *(1,) * (t_0.ndim - 1)) * t_0
-        t = third_pass(y, t_0, to_output=derivative is not None)
+        t = third_pass(y, t_0, to_output=curved_end or derivative is not None)
         products.append((t, b))
         if derivative is not None:
             s_k = added(s_k, derivative(t.output))

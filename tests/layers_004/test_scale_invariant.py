@@ -27,6 +27,7 @@ from convnet.passes import (
     Backprop,
     DoubleBackprop,
     HessianFrobenius,
+    JacobianRegularizer,
     LossIBP,
     NoiseInjection,
     PredictionIBP,
@@ -270,6 +271,7 @@ EXACT = [
     Backprop(), LossIBP(0.3, norm=2, exact=True), DoubleBackprop(0.2),
     PredictionIBP(0.2, norm=2, exact=True), TangentProp(0.3, norm=2, exact=True),
     TangentProp(0.3, norm=2, fast=True, exact=True), HessianFrobenius(0.2, variant="db1"),
+    JacobianRegularizer(0.2), JacobianRegularizer(0.2, at="logits"),
 ]
 
 
