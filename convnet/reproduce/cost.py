@@ -89,7 +89,11 @@ def work(job: Job, train: int, test: int, classes: int) -> float:
     if job.fold is not None:
         test = train // job.fold[1]
         train -= test
-    return job.part.setup.epochs * (train * relative_cost(job.spec, classes) + test / _BACKPROP_PRODUCTS)
+    steps = job.part.setup.epochs * train * relative_cost(job.spec, classes)
+    sigmas, epsilons = len(job.levels.sigmas), len(job.levels.epsilons)
+    # Once an epoch and once at the end; for FGSM steps a forward and a backward pass before.
+    tests = job.part.setup.epochs + (1 + sigmas + epsilons + (2 if epsilons else 0) if job.fold is None else 0)
+    return steps + tests * test / _BACKPROP_PRODUCTS
 
 
 def seconds_per_image(experiment: PartExperiment, runs: Mapping[str, Sequence[Run]]) -> float:
@@ -99,7 +103,7 @@ def seconds_per_image(experiment: PartExperiment, runs: Mapping[str, Sequence[Ru
         return statistics.median(found)
     setup, part = experiment.setup, experiment.part
     what = json.dumps([setup.network, experiment.raw.input_shape, len(experiment.raw.classes), setup.batch_size, setup.dtype,
-                       setup.device, setup.dropout, part.augmentation, part.dimension, experiment.kernels, default_count(),
+                       setup.device, setup.dropout, part.dimension, experiment.kernels, default_count(),
                        platform.node(), convnet.__version__])
     file = cache_root() / "speed.json"
     known = _read(file)
@@ -124,9 +128,7 @@ def _from_runs(experiment: PartExperiment, runs: Mapping[str, Sequence[Run]]) ->
     setup, classes = experiment.setup, len(experiment.raw.classes)
     same = {"network": setup.network, "batch_size": setup.batch_size, "device": setup.device, "dataset": setup.dataset,
             "subset": setup.subset, "per_class": setup.per_class, "kernels": experiment.kernels, "validation": None,
-            "augmentation": None, "algorithm": {"type": "Backprop"}}
-    if experiment.part.augmentation:
-        return []
+            "augmentation": setup.augmentation, "algorithm": {"type": "Backprop"}}
     count = train_count(experiment)
     found = [run for each in runs.values() for run in each
              if run.problem is None and {key: run.settings.get(key) for key in same} == same]

@@ -15,9 +15,9 @@ from typing import Any
 
 from convnet.algorithms import candidates
 from convnet.architectures_004 import STAGES
-from convnet.data import Augmentation, known_names
+from convnet.data import known_names
 from convnet.data.prepare import NORMALIZATIONS
-from convnet.experiment import OPTIMIZERS, SCHEDULES, Levels, Setup
+from convnet.experiment import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, Levels, Setup
 from convnet.layers.base import real_number, whole_number
 from convnet.names import lookup
 from convnet.reproduce.networks import NAMES as NETWORKS
@@ -28,16 +28,16 @@ SELECTIONS = ("cross-validation", "test")
 
 # What a scale changes where the file does not say it: upper limits, never more than the papers' own numbers.
 SCALES: dict[str, dict[str, int]] = {
-    "quick": {"epochs": 2, "seeds": 2, "turns": 1, "choices": 1, "images": 1000},
+    "quick": {"epochs": 2, "seeds": 2, "turns": 1, "choices": 1, "images": 1000, "levels": 2},
     "cpu": {"epochs": 40, "seeds": 3, "turns": 1, "choices": 3, "images": 10000},
     "full": {},
 }
 # The data set of the package is small enough for every scale.
 EMBEDDED = "digits"
-_LIMITS = ("epochs", "seeds", "turns", "choices", "images")
-_SETUP = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "initialization", "dtype", "epochs",
-          "batch_size", "optimizer", "schedule")
-_EXTRAS = ("augmentation", "stage", "dimension")
+_LIMITS = ("epochs", "seeds", "turns", "choices", "images", "levels")
+_SETUP = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
+          "initialization", "dtype", "epochs", "batch_size", "optimizer", "schedule")
+_EXTRAS = ("stage", "dimension")
 _TOP = ("title", "paper", "section", "shows", "like", "selection", "seeds", "folds", "turns", "assumptions", "claims",
         "figures", "x_label", "setup", "levels", "part", "algorithm", "scale")
 _PAPER = ("error", "accuracy", "deviation", "coefficient", "seconds", "significant")
@@ -66,7 +66,7 @@ class Part:
     ----------
     name : str
     setup : Setup
-    augmentation, stage, dimension
+    stage, dimension
         See `convnet.reproduce.networks.build`.
     x : float or None
         Place on the axis of a figure of sizes.
@@ -76,7 +76,6 @@ class Part:
 
     name: str
     setup: Setup
-    augmentation: dict[str, Any] | None = None
     stage: str | None = None
     dimension: int | None = None
     x: float | None = None
@@ -310,17 +309,15 @@ class _Reader:
             if key in values:
                 self.checked(f"{where}{key}", lambda key=key: whole_number(key, values[key], 1))
         self.checked(f"{where}dropout", lambda: real_number("dropout", values.get("dropout", 0.0), 0.0, 1.0))
-        augmentation = values.get("augmentation")
-        if augmentation is not None:
-            augmentation = {key: tuple(v) if isinstance(v, list) else v for key, v in augmentation.items()} or None
-            self.checked(f"{where}augmentation", lambda: Augmentation(**(augmentation or {})))
+        if "augmentation" in values:
+            self.one_of(f"{where}augmentation", values["augmentation"], tuple(AUGMENTATIONS))
         if "stage" in values:
             self.one_of(f"{where}stage", values["stage"], STAGES)
         options = {key: value for key, value in values.items() if key in _SETUP}
         made = Setup(**{"normalization": "mean-image", **options})
         x = row.get("x")
-        return Part(name, made, augmentation, values.get("stage"), values.get("dimension"),
-                    None if x is None else self.checked(f"{where}x", lambda: real_number("x", x)), str(row.get("line", "")))
+        return Part(name, made, values.get("stage"), values.get("dimension"),
+                    None if x is None else self.checked(f"{where}x", lambda: real_number("x", x, 0.0)), str(row.get("line", "")))
 
     def entry(self, row: Mapping[str, Any], where: str, parts: Sequence[Part]) -> Entry:
         self.known(row, ("name", "spec", "coefficient", "grid", "paper"), where)
@@ -393,8 +390,16 @@ def scaled(definition: Definition, scale: str, **overrides: Any) -> Definition:
     if len(kept) < len(definition.parts):
         said.append("only " + ", ".join(part.name for part in kept))
     text = f"{scale}: {', '.join(said)}" if said else "full: as in the paper"
-    return dataclasses.replace(definition, parts=parts, seeds=seeds, turns=turns, folds=folds,
+    levels = Levels(*(_spread(each, limits.get("levels")) for each in (definition.levels.sigmas, definition.levels.epsilons)))
+    return dataclasses.replace(definition, parts=parts, seeds=seeds, turns=turns, folds=folds, levels=levels,
                                choices=limits.get("choices"), scale=text)
+
+
+def _spread(values: Sequence[float], count: int | None) -> tuple[float, ...]:
+    """Return at most `count` of the values, evenly spread up to the last."""
+    if count is None or count >= len(values):
+        return tuple(values)
+    return tuple(values[(i + 1) * len(values) // count - 1] for i in range(count))
 
 
 def _limited(part: Part, limits: Mapping[str, Any], changes: Mapping[str, Any], exact: bool) -> Part:

@@ -52,9 +52,7 @@ class Job:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Job:
         """Return the job that `to_json` described."""
-        part = dict(content["part"])
-        if part["augmentation"]:
-            part["augmentation"] = {k: tuple(v) if isinstance(v, list) else v for k, v in part["augmentation"].items()}
+        part = content["part"]
         levels = Levels(*(tuple(content["levels"][name]) for name in ("sigmas", "epsilons")))
         return cls(Part(**{**part, "setup": Setup(**part["setup"])}), content["spec"], content["seed"],
                    None if content["fold"] is None else tuple(content["fold"]), levels)

@@ -1,11 +1,11 @@
 """The networks of the experiments: those of `convnet.architectures`, the papers' other ones, and the stages of paper 004."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from convnet import architectures, architectures_004
-from convnet.layers import Dense, Dropout, Flatten, Jitter, Layer, ReLU
+from convnet.layers import Dense, Dropout, Flatten, Layer, ReLU
 from convnet.names import lookup
 from convnet.network import Network
 
@@ -31,7 +31,7 @@ NAMES = (*PLAIN, *architectures_004.NAMES)
 
 def build(
     name: str, input_shape: Sequence[int], classes: int, *, dropout: float = 0.0,
-    augmentation: Mapping[str, Any] | None = None, stage: str | None = None, dimension: int | None = None, **options: Any,
+    stage: str | None = None, dimension: int | None = None, **options: Any,
 ) -> Network:
     """Return a fresh network of an experiment.
 
@@ -40,12 +40,10 @@ def build(
     name : str
         One of `NAMES`.
     input_shape : (H, W, C)
-        Of the images as they are in the data set.
+        Of the images before they are padded.
     classes : int
     dropout : float
         Rate of dropout before the last layer.
-    augmentation : mapping, optional
-        Options of `convnet.layers.Jitter`, which is put before the first layer, as in the authors' toolbox.
     stage, dimension
         Classification stage of paper 004's networks, see `convnet.architectures_004.build`.
     options
@@ -57,16 +55,13 @@ def build(
         If a name is unknown, or something does not fit the network.
     """
     if name in architectures_004.NAMES:
-        if dropout or augmentation:
-            raise ValueError(f"network {name!r} takes neither dropout nor augmentation: leave them out")
+        if dropout:
+            raise ValueError(f"network {name!r} takes no dropout: leave it out")
         shape = (*(max(STAGE_SIDE, n) for n in input_shape[:2]), input_shape[2])
         return architectures_004.build(name, shape, classes, stage=stage or "logistic", dimension=dimension, **options)
     if stage is not None or dimension is not None:
         raise ValueError(f"network {name!r} has no stage and no dimension: they belong to "
                          f"{', '.join(architectures_004.NAMES)}")
     rows = lookup("network", name, PLAIN)
-    if not augmentation and name in architectures.NAMES:
-        return architectures.build(name, input_shape, classes, dropout=dropout, **options)
-    first = [Jitter(**augmentation)] if augmentation else []
     last = [Dropout(dropout)] if dropout else []
-    return Network([*first, *rows(tuple(input_shape)), *last, Dense(classes)], input_shape, **options)
+    return Network([*rows(tuple(input_shape)), *last, Dense(classes)], input_shape, **options)

@@ -73,6 +73,9 @@ def build(definition: Definition, store: Store, on_test: bool = False, command: 
     for part in definition.parts:
         here = [cell for cell in found if cell.part.name == part.name]
         report.tables.append((part.name, [_line(cell, here, definition.seeds) for cell in here]))
+    if len(definition.entries) == 1:
+        # One row a part: a table for each would be all headers.
+        report.tables = [(definition.entries[0].name, [[part, *row[1:]] for part, (row,) in report.tables])]
     jobs = wanted(found)
     undone = [job for job in jobs if finished(job, runs) is None]
     report.notes = _notes(definition, found, on_test)

@@ -1,4 +1,4 @@
-"""Runs of an experiment's part: `convnet.experiment.Experiment` with the papers' augmentation, stages and folds."""
+"""Runs of an experiment's part: `convnet.experiment.Experiment` with folds and with paper 004's stages."""
 from __future__ import annotations
 
 import dataclasses
@@ -51,9 +51,10 @@ class PartExperiment(Experiment):
     def network(self, seed: int) -> Network:
         """Return the untrained network of `seed`."""
         setup, part = self.setup, self.part
-        return build(setup.network or "", self.raw.input_shape, len(self.raw.classes), dropout=setup.dropout,
-                     augmentation=part.augmentation, stage=part.stage, dimension=part.dimension, seed=seed,
-                     dtype=setup.dtype, device=setup.device, initialization=setup.initialization)
+        shape = self.central(self.raw.train_images[:1]).shape[1:]
+        return build(setup.network or "", shape, len(self.raw.classes), dropout=setup.dropout, stage=part.stage,
+                     dimension=part.dimension, seed=seed, dtype=setup.dtype, device=setup.device,
+                     initialization=setup.initialization)
 
     def settings(self, algorithm: Algorithm, seed: int, validation: bool) -> dict[str, Any]:
         """Return everything that determines a run; the same as for ``convnet compare`` where a part adds nothing."""
@@ -107,7 +108,7 @@ def identity(part: Part, spec: str, seed: int, fold: Fold | None) -> dict[str, A
 
 
 def _added(part: Part, fold: Fold | None) -> dict[str, Any]:
-    added = {"augmentation": describe(part.augmentation), "stage": part.stage, "dimension": part.dimension}
+    added = {"stage": part.stage, "dimension": part.dimension}
     found = {key: value for key, value in added.items() if value is not None}
     return found if fold is None else {**found, "validation": {"fold": fold[0], "folds": fold[1]}}
 
