@@ -42,7 +42,7 @@ html_title = "convnet-ibp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 # The colours of the code, in the light and the dark variant of the theme.
 pygments_style, pygments_dark_style = "friendly", "monokai"
 

@@ -11,7 +11,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 2. im2col: convolution as one product
 #
@@ -169,9 +168,8 @@ def runs(window):
 channels = 32
 last = np.zeros((28, 28, channels))[:5, :5, :]
 first = np.zeros((channels, 28, 28))[:, :5, :5]
-print(
-    f"a 5×5 window of {channels} channels: {runs(last)} runs channels-last, {runs(first)} runs channels-first"
-)
+print(f"runs of a 5×5 window of {channels} channels, channels-last:  {runs(last)}")
+print(f"runs of a 5×5 window of {channels} channels, channels-first: {runs(first)}")
 assert runs(last) == 5 and runs(first) == 5 * channels
 
 # %% [markdown]

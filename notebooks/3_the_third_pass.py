@@ -11,7 +11,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 3. The third pass
 #
@@ -276,7 +275,7 @@ drawing.show_images(
 plt.show()
 
 # %% [markdown]
-# ## One number, seven times
+# ## One number at every layer
 #
 # At every layer, multiply what goes up with what comes down: $t_i \cdot dy_i$. As $t_i = J_i t_{i-1}$ and $dy_{i-1} = J_i^T
 # dy_i$,

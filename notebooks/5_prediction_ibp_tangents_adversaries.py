@@ -11,7 +11,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 5. Relatives: Prediction IBP, tangent propagation, adversarial training
 #
@@ -130,9 +129,8 @@ for m in range(5):
 
 step = TangentProp(beta=1.0, fast=True).gradients(net, loss, batch)
 assert np.isclose(step.penalty, np.abs(slopes).sum(axis=1).mean())
-print(
-    "dL/dθ of the first image:", dict(zip(TRANSFORMATIONS, np.round(slopes[0], 4).tolist(), strict=True))
-)
+for name, slope in zip(TRANSFORMATIONS, slopes[0], strict=True):
+    print(f"dL/dθ of the first image, {name:8} {slope:8.4f}")
 
 # %% [markdown]
 # ## Adversarial examples
@@ -239,8 +237,9 @@ for name, (algorithm, expected) in algorithms.items():
     assert abs(21 * len(schedules[name].split()) - counter.products) <= len(schedules[name].split())
 
 # %% [markdown]
-# The papers reckon with $5/3$ for Loss IBP, because they count its two products separately. $G(y, dy) + \beta\, G(t, dy) = G(y
-# + \beta t, dy)$ saves one.
+# The papers reckon with $5/3$ for Loss IBP, because they count its two products separately. One of them can be saved:
+#
+# $$ G(y, dy) + \beta\, G(t, dy) = G(y + \beta t, dy) . $$
 #
 # ## Fast adversarial training is exact Loss IBP, in the limit
 #

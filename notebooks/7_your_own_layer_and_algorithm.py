@@ -11,7 +11,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 7. Write your own layer and your own algorithm
 #
@@ -81,7 +80,7 @@ assert report.ok
 #
 # ## Broken on purpose
 #
-# Three mistakes that people make. The first network trains perfectly well with it, as plain backpropagation never calls
+# Three mistakes that people make. With the first one a network trains perfectly well, as plain backpropagation never calls
 # `curvature`; the second is one part in a thousand; the third works until somebody uses the layer twice.
 
 
@@ -195,8 +194,8 @@ assert report.ok
 # The gradient that was held against differences is the whole vector `step.gradients`, on a smooth and on a piecewise-linear
 # network, with dropout and batch normalisation, in training and in inference mode.
 #
-# And broken: `coefficient` forgotten in the seed, a factor of two. One is at fault in the value, the other in the derivative;
-# the check cannot know which of the two we *meant*, but it sees that they do not belong together.
+# And broken: a factor of two in the seed. The check cannot know whether value or derivative is the one that we *meant*, but it
+# sees that they do not belong together.
 
 
 # %%

@@ -48,7 +48,7 @@ def with_solutions(notebook: NotebookNode) -> NotebookNode:
 
 def execute(notebook: NotebookNode) -> NotebookNode:
     """Run all cells in this folder and return the notebook with their outputs."""
-    NotebookClient(notebook, timeout=120, kernel_name="python3", record_timing=False,
+    NotebookClient(notebook, timeout=120, kernel_name="python3", record_timing=False, coalesce_streams=True,
                    resources={"metadata": {"path": str(HERE)}}).execute()
     return notebook
 
