@@ -47,14 +47,24 @@ html_show_sphinx = html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 
-def _copy_notebooks() -> None:
-    """Put the notebooks inside the folder of the pages, where Sphinx looks for them."""
-    target = HERE / "notebooks"
-    target.mkdir(exist_ok=True)
-    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        copy = target / source.name
+# Pages that have their place elsewhere in the repository, by how the pages here link to them.
+ELSEWHERE = {"../benchmarks/RESULTS.md": "timings.md"}
+
+
+def _copy_pages() -> None:
+    """Put the notebooks and the pages from elsewhere inside this folder, where Sphinx looks for them."""
+    (HERE / "notebooks").mkdir(exist_ok=True)
+    copies = {source: HERE / "notebooks" / source.name for source in (ROOT / "notebooks").glob("*.ipynb")}
+    copies |= {HERE / source: HERE / name for source, name in ELSEWHERE.items() if (HERE / source).is_file()}
+    for source, copy in copies.items():
         if not copy.exists() or copy.read_bytes() != source.read_bytes():
             shutil.copyfile(source, copy)
+
+
+def _link_to_copies(app, page, source) -> None:
+    """Let links to the pages from elsewhere lead to their copies."""
+    for original, name in ELSEWHERE.items():
+        source[0] = source[0].replace(f"]({original}", f"]({name}")
 
 
 def _shorten_dots(app, what, name, object_, options, lines) -> None:
@@ -66,6 +76,7 @@ def _shorten_dots(app, what, name, object_, options, lines) -> None:
 def setup(app) -> None:
     """Connect what belongs to the build of these pages."""
     app.connect("autodoc-process-docstring", _shorten_dots)
+    app.connect("source-read", _link_to_copies)
 
 
-_copy_notebooks()
+_copy_pages()
