@@ -106,8 +106,9 @@ def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| network | batch | algorithm | ms (quartiles) | / BP | products' operations / BP | PyTorch ms | / PyTorch | products"
-             " | GFLOP/s |", "|---|---|---|---|---|---|---|---|---|---|"]
+    columns = ("network", "batch", "algorithm", "ms (quartiles)", "/ BP", "products' operations / BP", "PyTorch ms", "/ PyTorch",
+               "products", "GFLOP/s")
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:
         torch_ms = f"{1e3 * row['torch']:.2f}" if row["torch"] else "–"
         to_torch = f"{row['to_torch']:.2f}" if row["torch"] else "–"
