@@ -5,6 +5,7 @@ A process that is killed is the loss of one job, which is reported and done agai
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 from convnet.reproduce.jobs import Job
 
 # How long to wait for a scheduler, and for its first worker.
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS, _WORKER_SECONDS = 5, 20
 
 
 class SchedulerError(OSError):
@@ -63,6 +64,11 @@ def isolated(job: Job, folder: str, threads: int | None) -> tuple[str, dict[str,
         return job.key, {"problem": _why(status, said), "seconds": None, "machine": None}
 
 
+def _needs(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"{module} is not installed: pip install 'convnet-ibp[cluster]'")
+
+
 def _share() -> int:
     """Return the threads that a job of this process may have: what is set, else the cores shared by the worker's threads."""
     from convnet.kernels.threads import default_count
@@ -85,6 +91,7 @@ def _why(status: int, said: Sequence[str]) -> str:
 
 def run_local(jobs: Sequence[Job], folder: Path, processes: int, threads: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Do jobs in `processes` child processes at a time; yield key and outcome of each as it is done."""
+    _needs("joblib")
     from joblib import Parallel, delayed
 
     # joblib's threads each wait for a child: unlike in a pool of processes, a child that is killed takes no other with it.
@@ -103,6 +110,8 @@ def run_on_cluster(jobs: Sequence[Job], folder: Path, address: str) -> Iterator[
     SchedulerError
         If the scheduler cannot be reached, has no workers, or goes away; what is finished stays finished.
     """
+    _needs("joblib")
+    _needs("distributed")
     import asyncio
     import concurrent.futures
 
@@ -115,14 +124,14 @@ def run_on_cluster(jobs: Sequence[Job], folder: Path, address: str) -> Iterator[
         raise SchedulerError(f"no scheduler answers at {address} ({' '.join(str(error).split()) or type(error).__name__}); "
                              "start one with 'dask scheduler', and name its address") from error
     try:
-        with parallel_config(backend="dask", client=client, wait_for_workers_timeout=_CONNECT_SECONDS):
+        with parallel_config(backend="dask", client=client, wait_for_workers_timeout=_WORKER_SECONDS):
             pool = Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all", return_as="generator_unordered")
             yield from pool(delayed(isolated)(job, str(folder), None) for job in jobs)
     except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
         raise SchedulerError(f"the scheduler at {address} went away; what is finished is kept, and the same command goes on "
                              "when it is back") from error
     except TimeoutError as error:
-        raise SchedulerError(f"the scheduler at {address} has no workers after {_CONNECT_SECONDS} s; start some with "
+        raise SchedulerError(f"the scheduler at {address} has no workers after {_WORKER_SECONDS} s; start some with "
                              f"'dask worker {address}'") from error
     except KilledWorker as error:
         raise SchedulerError(f"several workers died with the same job ({' '.join(str(error).split())}); what is finished is "
