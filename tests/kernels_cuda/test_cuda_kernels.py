@@ -192,6 +192,10 @@ def test_dropout_masks_are_those_of_numpy(cupy, dtype, count, draw, stream):
         found = gpu().dropout_factors((count,), np.dtype(dtype), rate, draw, stream)
         assert found.dtype == dtype
         np.testing.assert_array_equal(to_numpy(found), expected)
+    # A number that equals the threshold is kept.
+    edge = random_bits(draw, stream, count)[-1] / 2**32
+    np.testing.assert_array_equal(to_numpy(gpu().dropout_factors((count,), np.dtype(dtype), edge, draw, stream)),
+                                  reference.dropout_factors((count,), np.dtype(dtype), edge, draw, stream))
     on_device = cupy.asarray(np.array([draw], np.uint64))
     np.testing.assert_array_equal(
         to_numpy(gpu().dropout_factors((count,), np.dtype(dtype), 0.5, on_device, stream)),

@@ -20,10 +20,8 @@ __device__ __forceinline__ real row_maximum(real value, real* shared)
     shared[threadIdx.x] = value;
     __syncthreads();
     for (u32 half = LANES / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) {
-            real other = shared[threadIdx.x + half];
-            if (other > shared[threadIdx.x] || other != other) shared[threadIdx.x] = other;
-        }
+        if (threadIdx.x < half && shared[threadIdx.x + half] > shared[threadIdx.x])
+            shared[threadIdx.x] = shared[threadIdx.x + half];
         __syncthreads();
     }
     real maximum = shared[0];
@@ -39,7 +37,7 @@ extern "C" __global__ void softmax_cross_entropy(
     long long row = (long long)blockIdx.x * classes;
     z += row;
     real high = z[0];
-    for (int k = threadIdx.x; k < classes; k += LANES) high = z[k] > high || z[k] != z[k] ? z[k] : high;
+    for (int k = threadIdx.x; k < classes; k += LANES) high = z[k] > high ? z[k] : high;
     high = row_maximum(high, shared);
     real sum = 0;
     for (int k = threadIdx.x; k < classes; k += LANES) sum += exp(z[k] - high);
