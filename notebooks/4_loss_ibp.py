@@ -332,7 +332,8 @@ assert np.abs(gradients["Loss IBP, published"]).sum() < np.abs(gradients["backpr
 # single = convnet.Batch(np.array([[2.0]]), np.array([[1.0]]))
 # error, dy_0 = w * 2 - 1, w * (w * 2 - 1)
 # plain = Backprop().gradients(tiny, SquaredError(), single).flat_gradient[0]
-# found = [LossIBP(1.0, 2, form).gradients(tiny, SquaredError(), single).flat_gradient[0] - plain for form in (False, True)]
+# steps = [LossIBP(1.0, 2, form).gradients(tiny, SquaredError(), single) for form in (False, True)]
+# found = [step.flat_gradient[0] - plain for step in steps]
 # assert np.allclose(found, [dy_0 * error, dy_0 * (error + w * 2)])
 # ```
 #

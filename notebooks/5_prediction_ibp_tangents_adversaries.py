@@ -357,13 +357,13 @@ assert all((errors[name] < errors["backprop"]).all() for name in contest if name
 #
 # <details><summary>Solution</summary>
 #
-# The tangents do not depend on the weights, and neither does $\tau_k$; what remains is the curvature of the layers, which is
-# zero for piecewise-linear ones.
+# The tangents $\tau_k$ are constants, so all that the published gradient leaves out is the curvature of the layers, which is zero
+# for piecewise-linear ones.
 #
 # ```python
 # for network, same in ((net, True), (smooth, False)):
-#     forms = [TangentProp(1.0, exact=form).gradients(network, loss, batch).flat_gradient for form in (False, True)]
-#     assert np.allclose(*forms) == same
+#     steps = [TangentProp(1.0, exact=form).gradients(network, loss, batch) for form in (False, True)]
+#     assert np.allclose(*(step.flat_gradient for step in steps)) == same
 # ```
 #
 # </details>

@@ -366,8 +366,10 @@ for share in (0.0, 0.2):
 # ```python
 # single = convnet.Batch(image, few[0].test_labels[2:3])
 # net = nets["backprop"]
-# estimates = [JacobianRegularizer(1.0, "logits", projections=1).gradients(net, loss, single).penalty for _ in range(500)]
-# print(f"mean {np.mean(estimates):.1f} ± {np.std(estimates) / np.sqrt(500):.1f}, exact {norms['backprop']:.1f}")
+# one = JacobianRegularizer(1.0, "logits", projections=1)
+# estimates = [one.gradients(net, loss, single).penalty for _ in range(500)]
+# error = np.std(estimates) / np.sqrt(500)
+# print(f"mean {np.mean(estimates):.1f} ± {error:.1f}, exact {norms['backprop']:.1f}")
 # assert abs(np.mean(estimates) / norms["backprop"] - 1) < 0.2
 # ```
 #
