@@ -1,11 +1,11 @@
 """The layer that varies images inside the network."""
 import numpy as np
 import pytest
+
+from convnet.data.augment import Augmentation
 from convnet.layers.base import Builder
 from convnet.layers.jitter import Jitter
 from convnet.passes.walk import first_pass, second_pass, third_pass
-
-from convnet.data.augment import Augmentation
 from convnet.testing.layers import check_layer
 
 OPTIONS = {
