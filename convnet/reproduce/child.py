@@ -61,7 +61,7 @@ def _finished_without_network(experiment: PartExperiment, job: Job, folder: Path
     return False
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Return where this process runs and what it runs on."""
     import platform
 
@@ -73,8 +73,19 @@ def machine() -> dict[str, Any]:
     return {
         "host": platform.node(), "system": platform.platform(), "python": platform.python_version(),
         "processor": _processor(), "cores": os.cpu_count(), "threads": default_count(), "kernels": kernels.cpu().name,
+        "gpu": None if device == "cpu" else _gpu(),
         "versions": {"convnet": convnet.__version__, **{name: version(name) for name in LIBRARIES}},
     }
+
+
+def _gpu() -> str | None:
+    """Return the name of the GPU, None where there is none that can be used."""
+    from convnet.devices import DeviceError, usable_cupy
+
+    try:
+        return usable_cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
+    except DeviceError:
+        return None
 
 
 def _processor() -> str:
@@ -101,8 +112,9 @@ def main() -> None:
     threading.Thread(target=leave_with_the_parent, daemon=True).start()
     # Only the outcome goes to standard output.
     answer, sys.stdout = sys.stdout, sys.stderr
-    outcome = perform(Job.from_json(request["job"]), Path(request["folder"]))
-    outcome["machine"] = machine()
+    job = Job.from_json(request["job"])
+    outcome = perform(job, Path(request["folder"]))
+    outcome["machine"] = machine(job.part.setup.device)
     answer.write(json.dumps(outcome))
     answer.flush()
     # The thread that waits on standard input would keep the interpreter from ending in order.

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from convnet.reproduce.execution import run_local, run_on_cluster
 from convnet.reproduce.jobs import Cell, Job, cells, finished, wanted
 from convnet.reproduce.runs import PartExperiment
 from convnet.reproduce.store import Store
+
+# Seconds between two renewals of the bar.
+_RENEWAL_SECONDS = 1.0
 
 Outcomes = Iterator[tuple[str, dict[str, Any]]]
 
@@ -187,18 +191,27 @@ class _Bar:
     def __init__(self, show: bool | None, name: str):
         self._bar: Any = None
         self._left: dict[str, float] = {}
+        self._over = threading.Event()
         if show or (show is None and sys.stderr.isatty()):
             from tqdm import tqdm
 
-            self._bar = tqdm(total=0, desc=name, dynamic_ncols=True, leave=False, smoothing=0.05,
+            self._bar = tqdm(total=0, desc=name, dynamic_ncols=True, leave=False, smoothing=0.05, mininterval=0,
                              bar_format="{desc} {percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left{postfix}")
 
     def __enter__(self) -> _Bar:
+        if self._bar is not None:
+            threading.Thread(target=self._tick, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._over.set()
         if self._bar is not None:
             self._bar.close()
+
+    def _tick(self) -> None:
+        """Renew the times while a long job is under way."""
+        while not self._over.wait(_RENEWAL_SECONDS):
+            self._bar.refresh()
 
     def expect(self, work: Mapping[str, float], later: float) -> None:
         """Set what is to come: jobs with their work, and work that is not jobs yet."""

@@ -109,7 +109,7 @@ def _line(cell: Cell, here: Sequence[Cell], wanted_runs: int) -> list[str]:
     mark = " ★" if p is not None and p < SIGNIFICANCE else ""
     interval = "" if own is None or own.low is None else f"{own.low:.2f} to {own.high:.2f}"
     time, ratio = seconds(cell), None
-    if reference is not None and time is not None and seconds(reference):
+    if len(here) > 1 and reference is not None and time is not None and seconds(reference):
         ratio = time / (seconds(reference) or math.nan)
     return [
         cell.entry.name, _error(own) + mark, _published(told), interval, "" if p is None else f"{p:.3f}",
@@ -196,7 +196,8 @@ def _facts(jobs: Sequence[Job], store: Store, found: Sequence[Cell]) -> list[str
 
 
 def _machine(machine: dict[str, Any]) -> str:
-    return (f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads a job, Python "
+    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
+    return (f"{gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads a job, Python "
             f"{machine['python']}, {machine['system']}")
 
 

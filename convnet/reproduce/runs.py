@@ -13,21 +13,18 @@ import numpy as np
 
 from convnet.algorithms import by_spec
 from convnet.architectures_004 import NAMES as STAGE_NETWORKS
-from convnet.architectures_004 import loss_of
 from convnet.checkpoint import NAME as CHECKPOINT
 from convnet.data import Dataset
 from convnet.data.prepare import prepare
 from convnet.data.registry import cache_root
 from convnet.data.sampling import stratified_indices
-from convnet.experiment import OPTIMIZERS, SCHEDULES, Experiment, Levels, Run, save_run
-from convnet.history import History
+from convnet.experiment import OPTIMIZERS, SCHEDULES, Experiment, Levels, Run
 from convnet.network import Network
 from convnet.passes import Algorithm
 from convnet.reproduce.definition import Part
 from convnet.reproduce.networks import STAGE_SIDE, build
 from convnet.specs import describe, make
 from convnet.stage_comparison import padded
-from convnet.training import NonFiniteLossError, train
 
 Fold = tuple[int, int]
 
@@ -77,23 +74,7 @@ class PartExperiment(Experiment):
                validation: bool = False, label: str = "") -> Run:
         """Train, test and write `file`, as `Experiment.finish`; a damaged checkpoint is set aside before."""
         set_damaged_checkpoint_aside(checkpoint_folder)
-        if self.part.stage is None:
-            return super().finish(file, checkpoint_folder, algorithm, seed, levels, validation, label)
-        # The cost of paper 004's stage is not the one that train takes by itself.
-        net, dataset = self.network(seed), self.data(seed, validation)
-        run = Run(self.settings(algorithm, seed, validation), History(), None, Levels(), [], [], None, file)
-        try:
-            result = train(net, dataset, algorithm, self.optimizer(), self.setup.epochs, self.setup.batch_size, self.schedule,
-                           seed, loss=loss_of(self.part.stage), checkpoint_folder=checkpoint_folder, progress=False)
-        except NonFiniteLossError as error:
-            run = dataclasses.replace(run, problem=str(error))
-        else:
-            run = dataclasses.replace(run, history=result.history, test_error=result.test_error)
-            if not validation:
-                run = self._tested(run, net, seed, levels)
-                net.save(file.with_suffix(".npz"))
-        save_run(run)
-        return run
+        return super().finish(file, checkpoint_folder, algorithm, seed, levels, validation, label)
 
 
 def identity(part: Part, spec: str, seed: int, fold: Fold | None) -> dict[str, Any]:

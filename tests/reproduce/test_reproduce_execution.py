@@ -113,6 +113,21 @@ def test_a_child_that_is_killed_loses_its_own_job_only_and_is_tried_again(tmp_pa
 
 
 @pytest.mark.slow
+def test_the_stages_of_paper_004_run(tmp_path, in_this_process):
+    head, _, tail = TINY.partition("[levels]")
+    setup = head.replace('network = "digits"\nsubset = 60', 'network = "complex-smaller"\nnormalization = "scale"\nsubset = 20')
+    stages = '[[part]]\nname = "digits"\nstage = "scale-invariant"\ndimension = 12\n[[part]]\nname = "b"\nstage = "logistic"\n'
+    text = setup.replace("epochs = 2", "epochs = 1") + stages + tail[tail.index("[[algorithm]]"):tail.rindex("[[algorithm]]")]
+    definition = dataclasses.replace(find(str(write_tiny(tmp_path, text))), seeds=1)
+    result = reproduce(definition, Store(tmp_path / "store"))
+    assert (result.done, result.failures) == (2, {})
+    # The stage's cost lies in [0, 4]; the logistic one starts near log 10.
+    losses = [cell.runs[0].history[-1].loss for cell in result.cells]
+    assert 1.5 < losses[0] < 2.5 and losses[1] > 2.2
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.slow
 def test_children_end_with_the_process_that_asked_for_them(tmp_path):
     path = write_tiny(tmp_path, SHORT.replace("epochs = 2", "epochs = 100000"))
     process = command("convnet", "reproduce", str(path), "--scale", "full", "--output", str(tmp_path / "store"),
@@ -264,6 +279,18 @@ def test_the_list_shows_jobs_and_time(tmp_path, capsys, in_this_process, monkeyp
     capsys.readouterr()
     assert main(["reproduce", "--list", path, *options]) == 0
     assert capsys.readouterr().out.splitlines()[2].endswith("finished")
+
+
+def test_the_bar_counts_work_and_is_quiet_without_a_terminal(capsys):
+    for show, expected in ((True, True), (None, False), (False, False)):
+        with driver._Bar(show, "tiny") as bar:
+            bar.expect({"one": 1.0, "two": 2.0}, 1.0)
+            bar.done("one")
+            bar.expect({"two": 2.0}, 1.0)
+            bar.done("two")
+        error = capsys.readouterr().err
+        assert bool(error) is expected
+        assert ("tiny  75% |" in error) is expected
 
 
 def test_threads_are_shared_between_processes(monkeypatch):
