@@ -270,7 +270,8 @@ def test_a_process_ends_with_one_line_and_status_2(here):
 @pytest.mark.slow
 def test_a_process_that_gets_ctrl_c_ends_with_one_line_and_goes_on_later(here, capsys):
     command = ["compare", "--subset", "100", "--epochs", "15", "--algorithms", "bp", "--seeds", "3", "--noise", "", "--fgsm", ""]
-    started = process(command)
+    # A test run in the background passes on that Ctrl-C is ignored.
+    started = process(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while not list(here.glob("runs/*/runs/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
