@@ -145,6 +145,16 @@ def test_what_another_process_recorded_is_kept(tmp_path):
     assert json.loads(path.read_text()) == {"first": "a", "second": "a"}
 
 
+def test_what_cannot_be_recorded_is_not_left_to_chance(tmp_path):
+    (tmp_path / "file").write_text("")
+    times = iter([2.0] * 5 + [1.0] * 5)
+    choices = Choices(tmp_path / "file" / "choices.json", lambda way, runs: next(times))
+    ways = {"a": lambda: "a", "b": lambda: "b"}
+    with pytest.warns(UserWarning, match="cannot be recorded .* 'a' is taken"):
+        assert choices.of("problem", ways)() == "a"
+    assert choices.of("problem", ways)() == "a"
+
+
 def test_a_record_of_other_ways_is_measured_again(tmp_path):
     path = tmp_path / "choices.json"
     path.write_text('{"problem": "gone"}')

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,19 @@ class Choices:
         return min(found, key=found.__getitem__)
 
     def _record(self, problem: str, chosen: str, ways: Mapping[str, Way]) -> None:
-        """Record a choice, unless another process has done so meanwhile: then its choice holds."""
+        """Record a choice, unless another process has done so meanwhile: then its choice holds.
+
+        Where nothing can be written, the first way is taken: what is not recorded may come out differently next time.
+        """
         recorded = read(self.path)
         if recorded.get(problem) not in ways:
             recorded[problem] = chosen
-            write_text(self.path, json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+            try:
+                write_text(self.path, json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+            except OSError as error:
+                warnings.warn(f"the choice between ways to compute products cannot be recorded ({error}): "
+                              f"{next(iter(ways))!r} is taken", stacklevel=2)
+                recorded[problem] = next(iter(ways))
         self.table |= recorded
 
 
@@ -85,7 +94,7 @@ def read(path: Path) -> dict[str, str]:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
         raise ValueError(f"{path} is not a record of choices ({error}): delete it, and they are measured again") from None
