@@ -169,6 +169,8 @@ def train(
                 batches = list(samples.shuffled(shuffler))
                 if device is not None:
                     totals.add_rows(map(len, batches), device.epoch(np.concatenate(batches), rates[epoch]).tolist())
+                    for _ in batches:
+                        bar.step(totals)
                     batches = []
                 with closing(samples.prepared(batches, epoch)) as prepared:
                     for rows, batch in zip(batches, prepared, strict=True):

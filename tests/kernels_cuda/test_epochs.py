@@ -13,6 +13,7 @@ from convnet.layers import BatchNorm, Concatenate, Conv, Dense, Dropout, Flatten
 from convnet.losses import SoftmaxCrossEntropy
 from convnet.optimizers import SGD, AdaGrad, Adam, RMSProp
 from convnet.passes import Backprop, LossIBP, NoiseInjection, PredictionIBP
+from convnet.progress import Progress
 from convnet.samples import Samples
 from convnet.schedules import Exponential
 from convnet.training import NonFiniteLossError
@@ -196,6 +197,14 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     whole = run(3, tmp_path / "whole")
     run(1, tmp_path / "parts")
     np.testing.assert_array_equal(run(3, tmp_path / "parts"), whole)
+
+
+def test_the_progress_bar_counts_recorded_steps(monkeypatch):
+    counted = []
+    monkeypatch.setattr(Progress, "step", lambda self, totals: counted.append(totals.count))
+    net = convnet.Network(small(), IMAGE, device="gpu")
+    convnet.train(net, data(), Backprop(), SGD(0.1), 3, 4)
+    assert counted == [22] * 18
 
 
 def test_too_little_memory_names_the_batch_size(monkeypatch, cupy):
