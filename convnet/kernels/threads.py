@@ -5,6 +5,7 @@ their own queue. The cut depends on the number of threads alone, so results repe
 """
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -34,6 +35,13 @@ def default_count() -> int:
         return os.cpu_count() or 1
 
 
+def _current_core_function() -> Callable[[], int] | None:
+    """Return what tells the core that the calling thread runs on, or None where that cannot be known or used."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
 class Workers:
     """Threads that run compiled kernels on parts of a range.
 
@@ -57,6 +65,22 @@ class Workers:
         self._busy = threading.Lock()
         self._inboxes = [SimpleQueue[Any]() for _ in range(self.count - 1)]
         self._started = False
+        self._ids: list[int] = []
+        self._current_core, self._caller_core = _current_core_function(), -1
+
+    def _keep_off_the_callers_core(self) -> None:
+        """Let the threads run on all cores but the caller's.
+
+        After a pause the kernel of Linux wakes a thread on the core of the one that wakes it, where it would wait for the
+        caller's part to end.
+        """
+        core = self._current_core() if self._current_core else self._caller_core
+        if core == self._caller_core:
+            return
+        self._caller_core = core
+        others = os.sched_getaffinity(0) - {core}
+        for thread in self._ids if others else ():
+            os.sched_setaffinity(thread, others)
 
     @staticmethod
     def _serve(inbox: SimpleQueue[Any]) -> None:
@@ -91,8 +115,12 @@ class Workers:
             calls = [(bounds[p], bounds[p + 1], self._workspace(p, dtype, workspace), *args(p)) for p in range(parts)]
             if parts > 1 and not self._started:
                 for inbox in self._inboxes:
-                    threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="convnet-kernel").start()
+                    thread = threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="convnet-kernel")
+                    thread.start()
+                    self._ids.append(thread.native_id or 0)
                 self._started = True
+            if parts > 1:
+                self._keep_off_the_callers_core()
             # A queue of its own for every run: after an interruption nobody finds the answers of the run before.
             done: SimpleQueue[Any] = SimpleQueue()
             for inbox, call in zip(self._inboxes, calls[1:], strict=False):

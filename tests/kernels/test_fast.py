@@ -251,3 +251,13 @@ def test_using_and_loading_by_name():
         assert chosen.name == "reference"
     with pytest.raises(ValueError, match="kernels 'slow' do not exist"):
         kernels.load("slow")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores of Linux")
+def test_threads_keep_off_the_core_of_their_caller():
+    workers = Workers(2)
+    before = os.sched_getaffinity(0)
+    workers.run(lambda low, high, workspace: None, 2, lambda part: (), 2, np.dtype(float))
+    (thread,) = workers._ids
+    assert os.sched_getaffinity(thread) == before - {workers._caller_core}
+    assert os.sched_getaffinity(0) == before
