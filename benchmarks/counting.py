@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-PRODUCTS = ("conv", "conv_adjoint", "conv_weight_gradient", "dense", "product")
+PRODUCTS = ("conv", "conv_relu_max_pool", "conv_gather", "conv_adjoint", "conv_weight_gradient", "dense", "product")
 
 
 class CountingKernels:
@@ -32,12 +32,21 @@ class CountingKernels:
             if name in ("dense", "product"):
                 self.operations += 2 * a.shape[0] * a.shape[1] * b.shape[1]
             else:
-                # Outputs of the convolution times the values of one filter.
-                outputs, filter_size = {
-                    "conv": (result, math.prod(b.shape[:3])), "conv_adjoint": (a, math.prod(b.shape[:3])),
-                    "conv_weight_gradient": (b, math.prod(result.shape[:3])),
-                }[name]
-                self.operations += 2 * outputs.size * filter_size
+                self.operations += 2 * convolution_multiplications(name, a, b, rest, result)
             return result
 
         return counted
+
+
+def convolution_multiplications(name: str, a: Any, b: Any, rest: tuple[Any, ...], result: Any) -> int:
+    """Return the number of outputs of the convolution times the number of values of one filter."""
+    if name == "conv_weight_gradient":
+        return b.size * math.prod(result.shape[:3])
+    outputs = {"conv": result, "conv_adjoint": a}.get(name)
+    if outputs is not None:
+        return outputs.size * math.prod(b.shape[:3])
+    # Of a block, whose result is pooled: the map before pooling.
+    stride, padding = rest[1:3] if name == "conv_relu_max_pool" else rest[:2]
+    windows = [(side + 2 * p - size) // step + 1
+               for side, size, step, p in zip(a.shape[1:3], b.shape[:2], stride, padding, strict=True)]
+    return len(a) * math.prod(windows) * math.prod(b.shape)

@@ -13,8 +13,8 @@ import numpy as np
 def interleaved(functions: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 3) -> dict[str, dict[str, float]]:
     """Call all functions in turn, `rounds` times, and return median and quartiles of their seconds.
 
-    Taking turns exposes all of them to the same other load of the machine. A warm-up call lets caches and allocators
-    settle after the function before.
+    Taking turns exposes all of them to the same other load of the machine. A pause lets the threads of the function before
+    go to sleep (those of OpenMP spin for a while), a warm-up call lets caches and allocators settle.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
@@ -22,6 +22,7 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], rounds: int, warm_up
             function()
     for _ in range(rounds):
         for name, function in functions.items():
+            time.sleep(0.02)
             function()
             start = time.perf_counter()
             function()
