@@ -35,13 +35,12 @@ def main() -> None:
         x = rng.standard_normal((32, side, side, channels)).astype(np.float32)
         w = rng.standard_normal((size, size, channels, filters)).astype(np.float32)
         one, pad = (1, 1), (padding, padding)
-        with k.computing():
-            b = k.conv(x, w, None, one, pad)
-            times = interleaved({
-                "forward": lambda: k.conv(x, w, None, one, pad),  # noqa: B023
-                "backward": lambda: k.conv_adjoint(b, w, one, pad, (side, side)),  # noqa: B023
-                "weight gradient": lambda: k.conv_weight_gradient(x, b, (size, size), one, pad),  # noqa: B023
-            }, rounds)
+        b = k.conv(x, w, None, one, pad)
+        times = interleaved({
+            "forward": lambda: k.conv(x, w, None, one, pad),  # noqa: B023
+            "backward": lambda: k.conv_adjoint(b, w, one, pad, (side, side)),  # noqa: B023
+            "weight gradient": lambda: k.conv_weight_gradient(x, b, (size, size), one, pad),  # noqa: B023
+        }, rounds)
         rates = [2 * b.size * size * size * channels / t["median"] / 1e9 for t in times.values()]
         cells = " | ".join(f"{rate:.0f} GFLOP/s, {rate / ceiling:.0%}" for rate in rates)
         print(f"| {side}×{side}×{channels}, {filters} filters of {size}×{size}, padding {padding} | {cells} |")

@@ -48,8 +48,7 @@ def scores(net: Network, images: Array, labels: Array) -> np.ndarray:
     array (N,)
     """
     x, one_hot = _checked(net, images, labels)
-    with kernels.of(x).computing():
-        f = softmax(inference(net.body, x))
+    f = softmax(inference(net.body, x))
     rival = net.xp.where(one_hot > 0, -net.xp.inf, f).max(axis=1)
     return kernels.to_numpy(np.sqrt(2) * ((f * one_hot).sum(axis=1) - rival))
 
@@ -57,14 +56,13 @@ def scores(net: Network, images: Array, labels: Array) -> np.ndarray:
 def jacobians(net: Network, images: Array) -> np.ndarray:
     """Return ``J``, the derivative of the class probabilities in the image, (N, K, D), by a backward pass per class."""
     x = net.asarray(images)
-    with kernels.of(x).computing():
-        y = first_pass(net.body, x)
-        probabilities = Readout(Softmax(), y.output)
-        rows = []
-        for unit in net.xp.eye(y.output.shape[1], dtype=net.dtype):
-            b = probabilities.backward(net.xp.broadcast_to(unit, y.output.shape))
-            rows.append(second_pass(y, b).output.reshape(len(x), -1))
-        return kernels.to_numpy(net.xp.stack(rows, axis=1))
+    y = first_pass(net.body, x)
+    probabilities = Readout(Softmax(), y.output)
+    rows = []
+    for unit in net.xp.eye(y.output.shape[1], dtype=net.dtype):
+        b = probabilities.backward(net.xp.broadcast_to(unit, y.output.shape))
+        rows.append(second_pass(y, b).output.reshape(len(x), -1))
+    return kernels.to_numpy(net.xp.stack(rows, axis=1))
 
 
 def jacobian_norms(net: Network, images: Array) -> np.ndarray:
@@ -102,18 +100,17 @@ def margins(net: Network, images: Array, labels: Array, limit: float = 1e3) -> n
         z = inference(net.body, points)
         return kernels.to_numpy((z * one_hot).sum(axis=1) < z.max(axis=1))
 
-    with kernels.of(x).computing():
-        y = first_pass(net.body, x)
-        best[wrong(x)] = 0
-        for unit in net.xp.eye(one_hot.shape[1], dtype=net.dtype):
-            direction = second_pass(y, unit - one_hot).output
-            length = net.xp.sqrt((direction**2).reshape(len(x), -1).sum(axis=1))
-            direction = direction / net.xp.where(length > 0, length, 1).reshape(shape)
+    y = first_pass(net.body, x)
+    best[wrong(x)] = 0
+    for unit in net.xp.eye(one_hot.shape[1], dtype=net.dtype):
+        direction = second_pass(y, unit - one_hot).output
+        length = net.xp.sqrt((direction**2).reshape(len(x), -1).sum(axis=1))
+        direction = direction / net.xp.where(length > 0, length, 1).reshape(shape)
 
-            def wrong_at(distance: np.ndarray, direction: Array = direction) -> np.ndarray:
-                return wrong(x + net.xp.asarray(distance, dtype=net.dtype).reshape(shape) * direction)
+        def wrong_at(distance: np.ndarray, direction: Array = direction) -> np.ndarray:
+            return wrong(x + net.xp.asarray(distance, dtype=net.dtype).reshape(shape) * direction)
 
-            best = np.minimum(best, _first_change(wrong_at, len(x), limit))
+        best = np.minimum(best, _first_change(wrong_at, len(x), limit))
     return best
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convnet import kernels
 from convnet.batch import targets
 from convnet.layers import ScaleInvariantClassifier
 from convnet.layers.base import real_number, whole_number
@@ -94,10 +93,9 @@ def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[f
 def input_gradient(net: Network, loss: Loss, images: Array, labels: Array) -> Array:
     """Return ``dL/dx`` of each image in inference mode, by a first and a second pass."""
     x = net.asarray(images)
-    with kernels.of(x).computing():
-        y = first_pass(net.body, x)
-        objective = Objective(net.head, loss, y.output, targets(labels, net.root.output_shape[0], net.dtype, net.xp))
-        return second_pass(y, objective.gradient).output
+    y = first_pass(net.body, x)
+    objective = Objective(net.head, loss, y.output, targets(labels, net.root.output_shape[0], net.dtype, net.xp))
+    return second_pass(y, objective.gradient).output
 
 
 def default_loss(net: Network) -> Loss:

@@ -239,9 +239,7 @@ class Network:
 
     def forward(self, images: Array) -> Array:
         """Return the network's outputs for `images` (N, ...), in inference mode: (N, K)."""
-        x = self.asarray(images)
-        with kernels.of(x).computing():
-            return inference(self.root, x)
+        return inference(self.root, self.asarray(images))
 
     def predict(self, images: Array, batch_size: int = 256) -> Array:
         """Return the class ids (N,) of any number of images, `batch_size` at a time."""

@@ -190,8 +190,8 @@ assert columns_megabytes == 25 * images_megabytes
 
 # %% [markdown]
 # That no longer fits into any cache, and fetching it would take longer than multiplying it. The fast kernels therefore never
-# make the whole matrix: they unfold a few images at a time, only along the width, multiply while the numbers are still in the
-# cache, and build them again for the weight gradient. Same formula, other order; `tests/kernels` holds one against the other.
+# make the matrix: each of its rows is a few runs of numbers that lie in the image already, and a product of their own reads them
+# there (`convnet/kernels/tile.py`). Same formula, no copies; `tests/kernels` holds one against the other.
 #
 # ## What to remember
 #

@@ -158,8 +158,7 @@ class Algorithm:
         """
         self.check(batch)
         run = Run(net, loss, batch, training, draw)
-        with kernels.of(run.x).computing():
-            return self.schedule(run)
+        return self.schedule(run)
 
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the batch lacks what the algorithm needs."""

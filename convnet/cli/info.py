@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     hint = slow_kernels(kernels.cpu().name)
     if hint:
         print(f"\nwarning: {hint}")
-    if os.environ.get("OPENBLAS_CORETYPE"):
+    if os.environ.get("OPENBLAS_CORETYPE") and kernels.cpu().name == "reference":
         print(f"\nnote: OPENBLAS_CORETYPE={os.environ['OPENBLAS_CORETYPE']} holds OpenBLAS to that instruction set; unset it to "
               "let OpenBLAS choose, which on a newer processor can double the speed")
     return 0

@@ -3,7 +3,7 @@
 Layers ask for the kernels that suit their arrays, ``kernels.of(x).conv(...)``, and never name an array library themselves:
 
 - `convnet.kernels.reference`: plain NumPy, to be read; also the fallback where nothing faster is installed;
-- `convnet.kernels.fast`: compiled and threaded, for NumPy arrays, where numba and threadpoolctl are installed (extra ``fast``);
+- `convnet.kernels.fast`: compiled and threaded, for NumPy arrays, where numba is installed (extra ``fast``);
 - `convnet.kernels.cuda`: for CuPy arrays.
 
 The choice is made when the first kernel is asked for. The environment variable ``CONVNET_KERNELS`` (``reference`` or
@@ -58,8 +58,7 @@ def gpu() -> Any:
 
 def available() -> str:
     """Return the name of the fastest CPU kernels that can be loaded here: "fast" or "reference"."""
-    needed = ("numba", "threadpoolctl")
-    return "fast" if all(importlib.util.find_spec(name) for name in needed) else "reference"
+    return "fast" if importlib.util.find_spec("numba") else "reference"
 
 
 def load(name: str) -> Any:
@@ -70,7 +69,7 @@ def load(name: str) -> Any:
     ValueError
         If `name` is none of these.
     ImportError
-        If "fast" is asked for and numba or threadpoolctl is missing, or "cuda" and CuPy is.
+        If "fast" is asked for and numba is missing, or "cuda" and CuPy is.
     """
     if name == "reference":
         from convnet.kernels.reference import ReferenceKernels

@@ -2,87 +2,47 @@
 
 All arrays are flat views of C-contiguous, channels-last arrays; ``H, W, C`` are the image's rows, columns and channels, ``P, Q``
 the rows and columns of windows, ``KH, KW`` a window's size, ``SH, SW`` its stride, ``PH, PW`` the padding, ``F`` the filters.
+``u`` is the thread's own room. The right factor of a product has rows of whole vectors, ``FV`` values for `F` columns.
 
-Convolution unfolds along the width only. For each (padded) image row ``i`` and each window column ``q`` it copies the run of
-``KW·C`` values that a window sees in that row. The rows of the unfolded image that window row ``k`` touches, ``i = p·SH + k``
-for all ``p``, lie next to each other (rows are grouped by ``i mod SH``), so the convolution is a sum of ``KH`` matrix products,
-``Y = sum_k U[k] W[k]``, and full im2col's ``KH``-fold copies are never made. The unfolded image stays in the cache.
+Convolution is one matrix product whose left factor is the image itself: a window is KH runs of KW·C values, ``W·C`` apart
+(`tile`). Only padding is copied, for as many images at a time as make a product worthwhile.
 """
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-from convnet.kernels.blas import copy, product
+from convnet.kernels.tile import add_four, copy, product
 
 compiled = numba.njit(nogil=True, cache=True)
 
 
 @compiled
-def unfold(x, x_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u):
-    """Copy the runs of one image into `u`, grouped by row modulo SH."""
-    run = KW * C
-    rows = (P - 1) * SH + KH
-    group = -(-rows // SH)
-    for i in range(rows):
-        at = ((i % SH) * group + i // SH) * Q * run
-        source = i - PH
-        if source < 0 or source >= H:
-            u[at:at + Q * run] = 0
-            continue
-        row_at = x_at + source * W * C
-        for q in range(Q):
-            j, to = q * SW - PW, at + q * run
-            if j >= 0 and j + KW <= W:
-                copy(u, to, x, row_at + j * C, run)
-            else:
-                for l in range(KW):
-                    for c in range(C):
-                        u[to + l * C + c] = x[row_at + (j + l) * C + c] if 0 <= j + l < W else 0
+def pad(images, x, x_at, H, W, C, PH, PW, u):
+    """Copy images into the middle of larger ones in `u`, whose borders stay as they are."""
+    row = (W + 2 * PW) * C
+    for g in range(images):
+        for i in range(H):
+            copy(u, (g * (H + 2 * PH) + PH + i) * row + PW * C, x, x_at + (g * H + i) * W * C, W * C)
 
 
 @compiled
-def fold(u, x, x_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q):
-    """Add the runs in `u` to one image: the adjoint of `unfold`."""
-    run = KW * C
-    rows = (P - 1) * SH + KH
-    group = -(-rows // SH)
-    for i in range(max(PH, 0), min(rows, H + PH)):
-        at = ((i % SH) * group + i // SH) * Q * run
-        source = i - PH
-        row = x[x_at + source * W * C:x_at + (source + 1) * W * C]
-        for q in range(Q):
-            part = u[at + q * run:at + (q + 1) * run]
-            j = q * SW - PW
-            if j >= 0 and j + KW <= W:
-                target = row[j * C:j * C + run]
-                for z in range(run):
-                    target[z] += part[z]
-            else:
-                for l in range(KW):
-                    if 0 <= j + l < W:
-                        for c in range(C):
-                            row[(j + l) * C + c] += part[l * C + c]
+def conv_images(u, images, x, x_at, offsets, weight, bias, y, y_at, H, W, C, KH, KW, PH, PW, windows, F, FV):
+    """Convolution of `images` images from `x_at` on into maps from `y_at` on; `offsets` is where their windows begin."""
+    source, source_at, row = x, x_at, W * C
+    if PH or PW:
+        pad(images, x, x_at, H, W, C, PH, PW, u)
+        source, source_at, row = u, 0, (W + 2 * PW) * C
+    product(0, images * windows, offsets, source, source_at, 1, 0, KH, row, KW * C, 1, weight, 0, FV, bias, False, y, y_at, F, F)
 
 
 @compiled
-def conv_image(u, address, x, x_at, weight, bias, y, y_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
-    """Convolution of the image at `x_at` into the map at `y_at`; `bias` is empty for none."""
-    run, group = KW * C, -(-((P - 1) * SH + KH) // SH)
-    if len(bias):
-        for window in range(P * Q):
-            copy(y, y_at + window * F, bias, 0, F)
-    unfold(x, x_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u)
-    for k in range(KH):
-        u_at = ((k % SH) * group + k // SH) * Q * run
-        product(address, 0, 0, P * Q, F, run, u, u_at, run, weight, k * run * F, F, len(bias) > 0 or k > 0, y, y_at, F)
-
-
-@compiled
-def conv(low, high, u, address, x, weight, bias, y, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
-    """Convolution."""
-    for n in range(low, high):
-        conv_image(u, address, x, n * H * W * C, weight, bias, y, n * P * Q * F, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F)
+def conv(low, high, u, group, x, offsets, weight, bias, y, H, W, C, KH, KW, PH, PW, windows, F, FV):
+    """Convolution, `group` images at a time."""
+    u[:group * (H + 2 * PH) * (W + 2 * PW) * C if PH or PW else 0] = 0
+    for n in range(low, high, group):
+        conv_images(u, min(group, high - n), x, n * H * W * C, offsets, weight, bias, y, n * windows * F, H, W, C, KH, KW, PH, PW,
+                    windows, F, FV)
 
 
 @compiled
@@ -111,94 +71,121 @@ def max_pool_image(x, x_at, y, positions, y_at, H, W, C, KH, KW, SH, SW, P, Q):
 
 @compiled
 def conv_relu_max_pool(
-    low, high, u, address, x, weight, bias, y, positions, mask, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F,
-    m_at, LH, LW, TH, TW, R, S,
+    low, high, u, group, x, offsets, weight, bias, y, positions, mask, H, W, C, KH, KW, PH, PW, windows, F, FV,
+    m_at, Q, LH, LW, TH, TW, R, S,
 ):
     """Convolution, then the maximum over windows (LH, LW) with stride (TH, TW), R down and S across, then ReLU.
 
-    The convolution's map lies in `u` from `m_at` on.
+    The convolution's maps, Q values across, lie in `u` from `m_at` on.
     """
-    for n in range(low, high):
-        conv_image(u, address, x, n * H * W * C, weight, bias, u, m_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F)
-        at = n * R * S * F
-        max_pool_image(u, m_at, y, positions, at, P, Q, F, LH, LW, TH, TW, R, S)
-        values, flags = y[at:at + R * S * F], mask[at:at + R * S * F]
-        for z in range(R * S * F):
-            v = values[z]
-            flags[z] = v > 0
-            values[z] = y.dtype.type(0) if v <= 0 else v
+    u[:m_at] = 0
+    for first in range(low, high, group):
+        images = min(group, high - first)
+        conv_images(u, images, x, first * H * W * C, offsets, weight, bias, u, m_at, H, W, C, KH, KW, PH, PW, windows, F, FV)
+        for n in range(first, first + images):
+            at = n * R * S * F
+            max_pool_image(u, m_at + (n - first) * windows * F, y, positions, at, windows // Q, Q, F, LH, LW, TH, TW, R, S)
+            values, flags = y[at:at + R * S * F], mask[at:at + R * S * F]
+            for z in range(R * S * F):
+                v = values[z]
+                flags[z] = v > 0
+                values[z] = y.dtype.type(0) if v <= 0 else v
 
 
 @compiled
 def conv_gather(
-    low, high, u, address, t, weight, bias, positions, mask, offsets, y, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F,
-    m_at, TH, TW, R, S,
+    low, high, u, group, t, offsets, weight, bias, positions, mask, cells, y, H, W, C, KH, KW, PH, PW, windows, F, FV,
+    m_at, Q, TH, TW, R, S,
 ):
     """Convolution of a tangent, read at the position of each window where `mask` is true; 0 elsewhere."""
-    for n in range(low, high):
-        conv_image(u, address, t, n * H * W * C, weight, bias, u, m_at, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F)
-        for r in range(R):
-            for s in range(S):
-                at = ((n * R + r) * S + s) * F
-                first = m_at + (r * TH * Q + s * TW) * F
-                for f in range(F):
-                    v = u[first + offsets[positions[at + f]] + f]
-                    y[at + f] = v if mask[at + f] else y.dtype.type(0)
+    u[:m_at] = 0
+    for n0 in range(low, high, group):
+        images = min(group, high - n0)
+        conv_images(u, images, t, n0 * H * W * C, offsets, weight, bias, u, m_at, H, W, C, KH, KW, PH, PW, windows, F, FV)
+        for n in range(n0, n0 + images):
+            for r in range(R):
+                for s in range(S):
+                    at = ((n * R + r) * S + s) * F
+                    first = m_at + ((n - n0) * windows + r * TH * Q + s * TW) * F
+                    for f in range(F):
+                        v = u[first + cells[positions[at + f]] + f]
+                        y[at + f] = v if mask[at + f] else y.dtype.type(0)
 
 
 @compiled
-def conv_adjoint(low, high, u, address, b, weight_t, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
-    """Adjoint of the convolution; `weight_t` holds the filters as (KH, F, KW, C)."""
-    run, rows = KW * C, (P - 1) * SH + KH
-    group = -(-rows // SH)
+def conv_adjoint(low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, run, KV, at):
+    """Adjoint of the convolution: all windows' values, then each run of them added where it came from.
+
+    `weight_t` holds the filters as (F, KH, run), in rows of KV values, with zeros after the KW·C values of a run. The padded
+    image lies in `u` from `at` on. Runs next to each other overlap; taking those that do not together, no sum waits for another.
+    """
+    row = (W + 2 * PW) * C
+    apart = -(-run // (SW * C))
     for n in range(low, high):
-        u[:SH * group * Q * run] = 0
-        for k in range(KH):
-            u_at = ((k % SH) * group + k // SH) * Q * run
-            product(address, 0, 0, P * Q, run, F, b, n * P * Q * F, F, weight_t, k * F * run, run, True, u, u_at, run)
-        x[n * H * W * C:(n + 1) * H * W * C] = 0
-        fold(u, x, n * H * W * C, H, W, C, KH, KW, SH, SW, PH, PW, P, Q)
+        product(0, P * Q, offsets, b, n * P * Q * F, 1, 0, 1, 0, F, 1, weight_t, 0, KV, zeros, False, u, 0, KV, KV)
+        u[at:at + (H + 2 * PH) * row + run] = 0
+        for p in range(P):
+            for k in range(KH):
+                for first in range(min(apart, Q)):
+                    for q in range(first, Q, apart):
+                        to, of = at + (p * SH + k) * row + q * SW * C, (p * Q + q) * KV + k * run
+                        for z in range(0, run, 4):
+                            add_four(u, to + z, u, of + z)
+        for i in range(H):
+            copy(x, (n * H + i) * W * C, u, at + (PH + i) * row + PW * C, W * C)
 
 
 @compiled
-def conv_weight_gradient(low, high, u, address, a, b, gradient, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F):
-    """Write the sum over images and windows of window times `b` to `gradient`, (KH, KW, C, F)."""
-    run, group = KW * C, -(-((P - 1) * SH + KH) // SH)
-    gradient[:] = 0
-    for n in range(low, high):
-        unfold(a, n * H * W * C, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, u)
-        for k in range(KH):
-            u_at = ((k % SH) * group + k // SH) * Q * run
-            product(address, 1, 0, run, F, P * Q, u, u_at, run, b, n * P * Q * F, F, True, gradient, k * run * F, F)
+def conv_weight_gradient(low, high, u, group, a, offsets, b, zeros, gradient, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, FV):
+    """Write the sum over images and windows of window times `b` to `gradient`, (KH·KW·C, FV)."""
+    row = (W + 2 * PW) * C
+    padded = PH > 0 or PW > 0
+    u[:group * (H + 2 * PH) * row if padded else 0] = 0
+    for n in range(low, high, group):
+        images = min(group, high - n)
+        source, source_at = a, n * H * W * C
+        if padded:
+            pad(images, a, source_at, H, W, C, PH, PW, u)
+            source, source_at = u, 0
+        product(0, KH * KW * C, offsets, source, source_at, images, (H + 2 * PH) * row, P, SH * row, Q, SW * C,
+                b, n * P * Q * FV, FV, zeros, n > low, gradient, 0, FV, FV)
 
 
 @compiled
-def dense(low, high, u, address, x, weight, weight_t, bias, y, M, K, N):
-    """Columns ``low`` to ``high`` of ``y = x weight + bias``; `bias` is empty for none; with `weight_t`, weight is (N, K)."""
-    if len(bias):
+def dense(low, high, u, x, offsets, weight, bias, y, M, K, N, block, NV):
+    """Blocks ``low`` to ``high`` of `block` columns of ``y = x weight + bias``."""
+    for at in range(low * block, min(high * block, N), block):
+        product(0, M, offsets, x, 0, 1, 0, 1, 0, K, 1, weight, at, NV, bias[at:], False, y, at, N, min(block, N - at))
+
+
+@compiled
+def dense_adjoint(low, high, u, b_t, offsets, weight, zeros, y, M, K, N, MV):
+    """Columns ``low`` to ``high`` of ``y = b weight^T`` with `weight` stored as (N, K) and `b` as (K, M) in rows of MV values."""
+    for n0 in range(low, high, 64):
+        n1 = min(n0 + 64, high)
+        product(n0, n1, offsets, weight, 0, 1, 0, 1, 0, K, 1, b_t, 0, MV, zeros, False, u, -n0 * MV, MV, MV)
         for m in range(M):
-            y[m * N + low:m * N + high] = bias[low:high]
-    at, ldw = (low * K, K) if weight_t else (low, N)
-    product(address, 0, weight_t, M, high - low, K, x, 0, K, weight, at, ldw, len(bias) > 0, y, low, N)
+            for n in range(n0, n1):
+                y[m * N + n] = u[(n - n0) * MV + m]
 
 
 @compiled
-def dense_transposed(low, high, u, address, a, b, y, M, K, N):
-    """Rows ``low`` to ``high`` of ``y = a^T b`` with `a` stored as (K, M)."""
-    product(address, 1, 0, high - low, N, K, a, low, M, b, 0, N, False, y, low * N, N)
+def dense_transposed(low, high, u, a, offsets, b, zeros, y, M, K, N, NV):
+    """Rows ``low`` to ``high`` of ``y = a^T b`` with `a` stored as (K, M) and `b` as (K, N) in rows of NV values."""
+    product(low, high, offsets, a, 0, 1, 0, 1, 0, K, M, b, 0, NV, zeros, False, y, 0, N, N)
 
 
 @compiled
-def transpose(low, high, u, w, w_t, outer, rows, columns, reverse):
-    """Matrices ``low`` to ``high`` of a stack, each (rows, columns), transposed; with `reverse` the stack is turned round."""
+def transpose(low, high, u, w, w_t, outer, rows, columns, ldt, reverse):
+    """Matrices ``low`` to ``high``, each (rows, columns), transposed into rows of `ldt`; `reverse` turns the stack round."""
     for o in range(low, high):
         at = o * rows * columns
-        to = (outer - 1 - o if reverse else o) * rows * columns
+        to = (outer - 1 - o if reverse else o) * columns * ldt
         for r0 in range(0, rows, 16):  # in tiles that stay in the cache
             for c0 in range(0, columns, 16):
                 for r in range(r0, min(r0 + 16, rows)):
                     for c in range(c0, min(c0 + 16, columns)):
-                        w_t[to + c * rows + r] = w[at + r * columns + c]
+                        w_t[to + c * ldt + r] = w[at + r * columns + c]
 
 
 @compiled

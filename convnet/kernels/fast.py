@@ -1,30 +1,28 @@
 """The fast kernels for NumPy arrays: compiled code (`compiled`) on slices of the batch, one slice a thread.
 
-Products run single-threaded inside the slices. What the compiled kernels do not cover (complex numbers, integers) falls back
-to the reference kernels.
+What the compiled kernels do not cover (complex numbers, integers) falls back to the reference kernels.
 """
 from __future__ import annotations
 
 import functools
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import threadpoolctl
 
-from convnet.kernels import blas, compiled
+from convnet.kernels import compiled
 from convnet.kernels.memory import Pool
 from convnet.kernels.reference import Pair, ReferenceKernels, position_type, window_counts
 from convnet.kernels.threads import Workers, default_count
+from convnet.kernels.tile import padded
 
 Array = np.ndarray
-NONE = {dtype: np.empty(0, dtype) for dtype in compiled.FLOATS}
 # Fewer values than this are not worth waking a thread for.
 WORTH_SHARING = 20_000
+# A product of fewer rows wastes part of its last tile, one of fewer terms spends its time on loading and storing sums.
+ROWS, TERMS = 48, 256
 
 
 class FastKernels(ReferenceKernels):
@@ -42,9 +40,6 @@ class FastKernels(ReferenceKernels):
         self.threads = default_count() if threads is None else threads
         self._workers = Workers(self.threads)
         self._pool = Pool()
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limit: Any = None
         self.compile_seconds: dict[np.dtype, float] = {}
 
     def prepare(self, dtype: Any) -> float:
@@ -72,27 +67,12 @@ class FastKernels(ReferenceKernels):
         self.combination([(1.0, x), (2.0, x)])
         self.row_sum(x)
         matrix = np.zeros((2, 3), dtype)
-        self.product(matrix.T, self.dense(matrix, np.zeros((3, 2), dtype), None))
+        self.product(self.product(matrix.T, self.dense(matrix, np.zeros((3, 2), dtype), None)), matrix.T[:2].T.copy().T)
         self.compile_seconds[dtype] = time.perf_counter() - start
         if self.compile_seconds[dtype] > 1:
             print(f"convnet: compiled the kernels for {dtype} in {self.compile_seconds[dtype]:.0f} s "
                   "(once; later runs load them from numba's cache)", file=sys.stderr)
         return self.compile_seconds[dtype]
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Hold BLAS to one thread inside the block, since the kernels bring their own; restore its setting after."""
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._limit = _blas().limit(limits=1, user_api="blas")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._limit.restore_original_limits()
 
     # --- products -----------------------------------------------------------------------------------------------------
 
@@ -100,11 +80,17 @@ class FastKernels(ReferenceKernels):
         """Return the matrix product of two 2-D arrays, either of which may be the transpose of a contiguous one."""
         if not _covered(a, b):
             return super().product(a, b)
-        if a.flags.c_contiguous or not a.T.flags.c_contiguous:
-            return self.dense(a, b, None)
         (m, k), n = a.shape, b.shape[1]
-        y = self._empty((m, n), a.dtype)
-        args = (blas.ADDRESS[a.dtype], _flat(a.T), _flat(b), _flat(y), m, k, n)
+        if _is_transpose(b):
+            y, m_v = self._empty((m, n), a.dtype), padded(m, a.itemsize)
+            args = (self._transposed(np.ascontiguousarray(a)), _lattice((n, k)), _flat(b.T), _zeros(m_v, a.dtype), _flat(y),
+                    m, k, n, m_v)
+            self._run(compiled.dense_adjoint, n, args, m * n * k // 32, 64 * m_v)
+            return y
+        if not _is_transpose(a):
+            return self.dense(a, b, None)
+        y, n_v = self._empty((m, n), a.dtype), padded(n, a.itemsize)
+        args = (_flat(a.T), _lattice((m, 1)), _columns(b), _zeros(n_v, a.dtype), _flat(y), m, k, n, n_v)
         self._run(compiled.dense_transposed, m, args, m * n)
         return y
 
@@ -113,19 +99,20 @@ class FastKernels(ReferenceKernels):
         if not _covered(x, weight):
             return super().dense(x, weight, bias)
         (m, k), n = x.shape, weight.shape[1]
-        transposed = not weight.flags.c_contiguous and weight.T.flags.c_contiguous
-        w = weight.T if transposed else weight
-        y = self._empty((m, n), x.dtype)
-        args = (blas.ADDRESS[x.dtype], _flat(x), _flat(w), int(transposed),
-                NONE[x.dtype] if bias is None else _flat(bias), _flat(y), m, k, n)
-        self._run(compiled.dense, n, args, m * n * k // 32)
+        y, n_v = self._empty((m, n), x.dtype), padded(n, x.itemsize)
+        block = padded(-(-n // self.threads), x.itemsize)
+        args = (_flat(x), _lattice((m, k)), _columns(weight), _row(bias, n, x.dtype), _flat(y), m, k, n, block, n_v)
+        self._run(compiled.dense, -(-n // block), args, m * n * k // 32)
         return y
 
-    def _transposed(self, w: Array, outer: int, reverse: bool) -> Array:
-        """Return the transposes of `outer` matrices stacked in the 2-D array `w`, as one flat array."""
+    def _transposed(self, w: Array, outer: int = 1, reverse: bool = False) -> Array:
+        """Return the transposes of `outer` matrices stacked in the 2-D array `w`, flat, in rows of whole vectors."""
         rows, columns = w.shape[0] // outer, w.shape[1]
-        w_t = self._empty((w.size,), w.dtype)
-        self._run(compiled.transpose, outer, (_flat(w), w_t, outer, rows, columns, int(reverse)), w.size)
+        ldt = padded(rows, w.itemsize)
+        w_t = self._empty((outer * columns * ldt,), w.dtype)
+        if ldt > rows:
+            w_t[:] = 0
+        self._run(compiled.transpose, outer, (_flat(w), w_t, outer, rows, columns, ldt, int(reverse)), w.size)
         return w_t
 
     # --- convolution --------------------------------------------------------------------------------------------------
@@ -134,29 +121,47 @@ class FastKernels(ReferenceKernels):
         """Return the convolution of images (N, H, W, C) with filters (KH, KW, C, F), as (N, P, Q, F)."""
         if not _covered(x, weight):
             return super().conv(x, weight, bias, stride, padding)
-        geometry, room = _geometry(x.shape, weight.shape, stride, padding)
-        y = self._empty((len(x), *geometry[-3:]), x.dtype)
-        args = (blas.ADDRESS[x.dtype], _flat(x), _flat(weight), NONE[x.dtype] if bias is None else _flat(bias),
-                _flat(y), *geometry)
-        self._run(compiled.conv, len(x), args, y.size * 8, room)
+        return self._conv(x, weight.shape, _columns(weight), bias, stride, padding)
+
+    def _conv(self, x: Array, shape: tuple[int, ...], columns: Array, bias: Array | None, stride: Pair, padding: Pair) -> Array:
+        """Return the convolution with filters of `shape` whose values lie in rows of whole vectors."""
+        plan = self._plan(x, shape, stride, padding, ROWS)
+        y = self._empty((len(x), plan.rows, plan.columns, shape[3]), x.dtype)
+        args = (plan.group, _flat(x), plan.windows(), columns, _row(bias, shape[3], x.dtype), _flat(y), *plan.sizes)
+        self._run(compiled.conv, len(x), args, y.size * 8, plan.room)
         return y
+
+    def _plan(self, x: Array, shape: tuple[int, ...], stride: Pair, padding: Pair, wanted: int) -> _Plan:
+        """Return how to convolve images like `x`: as many at a time as have `wanted` windows."""
+        (n, height, width, channels), (kh, kw, _, filters) = x.shape, shape
+        tall, wide = height + 2 * padding[0], width + 2 * padding[1]
+        rows, columns = window_counts((tall, wide), (kh, kw), stride)
+        group = max(1, min(wanted // (rows * columns), -(-n // self.threads)))
+        room = group * tall * wide * channels if any(padding) else 0
+        sizes = (height, width, channels, kh, kw, *padding, rows * columns, filters, padded(filters, x.itemsize))
+        return _Plan(group, rows, columns, stride, (tall * wide * channels, wide * channels, channels), room, sizes)
 
     def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
         """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
         if not _covered(b, weight):
             return super().conv_adjoint(b, weight, stride, padding, image)
         kh, kw, channels, filters = weight.shape
+        (n, rows, columns, _) = b.shape
         flat = np.ascontiguousarray(weight).reshape(-1, filters)
-        little_more = image[0] * image[1] <= 1.2 * b.shape[1] * b.shape[2]
-        if stride == (1, 1) and channels >= 16 and padding[0] < kh and padding[1] < kw and little_more:
+        little_more = image[0] * image[1] * padded(channels, b.itemsize) <= 1.5 * rows * columns * channels
+        if stride == (1, 1) and padding[0] < kh and padding[1] < kw and little_more:
             # The same map as a convolution with the filters turned round: cheaper where it multiplies few more zeros.
-            turned = self._transposed(flat, kh * kw, True).reshape(kh, kw, filters, channels)
-            return self.conv(b, turned, None, (1, 1), (kh - 1 - padding[0], kw - 1 - padding[1]))
-        shape = (len(b), *image, channels)
-        geometry, room = _geometry(shape, weight.shape, stride, padding)
-        x = self._empty(shape, b.dtype)
-        args = (blas.ADDRESS[b.dtype], _flat(b), self._transposed(flat, kh, False), _flat(x), *geometry)
-        self._run(compiled.conv_adjoint, len(b), args, b.size * 8, room)
+            turned = self._transposed(flat, kh * kw, True)
+            return self._conv(b, (kh, kw, filters, channels), turned, None, (1, 1), (kh - 1 - padding[0], kw - 1 - padding[1]))
+        run = -(-kw * channels // 4) * 4
+        runs = np.zeros((kh, run, filters), b.dtype)
+        runs[:, :kw * channels] = flat.reshape(kh, -1, filters)
+        x, k_v = self._empty((n, *image, channels), b.dtype), padded(kh * run, b.itemsize)
+        args = (_flat(b), _lattice((rows * columns, filters)), self._transposed(runs.reshape(-1, filters)),
+                _zeros(k_v, b.dtype), _flat(x), *image, channels, kh, kw, *stride, *padding, rows,
+                columns, filters, run, k_v, rows * columns * k_v)
+        room = rows * columns * k_v + (image[0] + 2 * padding[0]) * (image[1] + 2 * padding[1]) * channels + run
+        self._run(compiled.conv_adjoint, n, args, b.size * 8, room)
         return x
 
     def conv_weight_gradient(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
@@ -164,16 +169,20 @@ class FastKernels(ReferenceKernels):
         if not _covered(a, b):
             return super().conv_weight_gradient(a, b, size, stride, padding)
         shape = (*size, a.shape[3], b.shape[3])
-        geometry, room = _geometry(a.shape, shape, stride, padding)
-        a, b_flat = _flat(a), _flat(b)
+        plan = self._plan(a, shape, stride, padding, TERMS)
+        height, width, channels, kh, kw, ph, pw, _, filters, f_v = plan.sizes
+        values = _lattice((kh, plan.steps[1]), (kw * channels, 1))
+        a_flat, b_flat, zeros = _flat(a), _columns(b), _zeros(f_v, a.dtype)
         parts = self._parts(len(b), b.size * 8)
-        sums = self._empty((parts, *shape), a.dtype)
+        sums = self._empty((parts, len(values), f_v), a.dtype)
         flat = sums.reshape(parts, -1)
-        self._workers.run(
+        self._call(
             compiled.conv_weight_gradient, len(b),
-            lambda part: (blas.ADDRESS[a.dtype], a, b_flat, flat[part], *geometry), parts, a.dtype, room,
-        )
-        return sums[0] if parts == 1 else sums.sum(axis=0)
+            lambda part: (plan.group, a_flat, values, b_flat, zeros, flat[part], height, width, channels, kh, kw, *stride, ph, pw,
+                          plan.rows, plan.columns, f_v),
+            parts, a.dtype, plan.room)
+        total = sums[0] if parts == 1 else sums.sum(axis=0)
+        return np.ascontiguousarray(total[:, :filters]).reshape(shape)
 
     # --- pooling ------------------------------------------------------------------------------------------------------
 
@@ -194,7 +203,7 @@ class FastKernels(ReferenceKernels):
             return super().max_pool_scatter(b, positions, size, stride, image)
         n, p, q, c = b.shape
         x = self._empty((n, *image, c), b.dtype)
-        args = (_flat(b), _flat(positions), _offsets(size, image[1], c), _flat(x), *image, c, *stride, p, q)
+        args = (_flat(b), _flat(positions), _lattice((size[0], image[1] * c), (size[1], c)), _flat(x), *image, c, *stride, p, q)
         self._run(compiled.max_pool_scatter, n, args, x.size)
         return x
 
@@ -204,7 +213,7 @@ class FastKernels(ReferenceKernels):
             return super().max_pool_gather(t, positions, size, stride)
         (n, h, w, c), (_, p, q, _) = t.shape, positions.shape
         y = self._empty(positions.shape, t.dtype)
-        args = (_flat(t), _flat(positions), _offsets(size, w, c), _flat(y), h, w, c, *stride, p, q)
+        args = (_flat(t), _flat(positions), _lattice((size[0], w * c), (size[1], c)), _flat(y), h, w, c, *stride, p, q)
         self._run(compiled.max_pool_gather, n, args, y.size)
         return y
 
@@ -236,27 +245,29 @@ class FastKernels(ReferenceKernels):
         self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair, window: Pair, step: Pair
     ) -> tuple[Array, Array, Array]:
         """Return convolution, ReLU and maximum over windows: the values, the maxima's positions, where they are positive."""
-        geometry, room = _geometry(x.shape, weight.shape, stride, padding)
-        *_, rows, columns, filters = geometry
-        counts = window_counts((rows, columns), window, step)
+        plan = self._plan(x, weight.shape, stride, padding, ROWS)
+        filters = weight.shape[3]
+        counts = window_counts((plan.rows, plan.columns), window, step)
         shape = (len(x), *counts, filters)
         y, where, mask = (self._empty(shape, kind) for kind in (x.dtype, position_type(window), np.bool_))
-        args = (blas.ADDRESS[x.dtype], _flat(x), _flat(weight), NONE[x.dtype] if bias is None else _flat(bias), _flat(y),
-                _flat(where), _flat(mask), *geometry, room, *window, *step, *counts)
-        self._run(compiled.conv_relu_max_pool, len(x), args, len(x) * rows * columns * filters * 8,
-                  room + rows * columns * filters)
+        args = (plan.group, _flat(x), plan.windows(), _columns(weight), _row(bias, filters, x.dtype), _flat(y), _flat(where),
+                _flat(mask), *plan.sizes, plan.room, plan.columns, *window, *step, *counts)
+        maps = plan.rows * plan.columns * filters
+        self._run(compiled.conv_relu_max_pool, len(x), args, len(x) * maps * 8, plan.room + plan.group * maps)
         return y, where, mask
 
     def conv_gather(
         self, t: Array, weight: Array, stride: Pair, padding: Pair, positions: Array, mask: Array, window: Pair, step: Pair
     ) -> Array:
         """Return the convolution of `t` at the position of each window where `mask` is true, 0 elsewhere."""
-        geometry, room = _geometry(t.shape, weight.shape, stride, padding)
-        *_, rows, columns, filters = geometry
+        plan = self._plan(t, weight.shape, stride, padding, ROWS)
+        filters = weight.shape[3]
         y = self._empty(positions.shape, t.dtype)
-        args = (blas.ADDRESS[t.dtype], _flat(t), _flat(weight), NONE[t.dtype], _flat(positions), _flat(mask),
-                _offsets(window, columns, filters), _flat(y), *geometry, room, *step, *positions.shape[1:3])
-        self._run(compiled.conv_gather, len(t), args, len(t) * rows * columns * filters * 8, room + rows * columns * filters)
+        cells = _lattice((window[0], plan.columns * filters), (window[1], filters))
+        args = (plan.group, _flat(t), plan.windows(), _columns(weight), _row(None, filters, t.dtype), _flat(positions),
+                _flat(mask), cells, _flat(y), *plan.sizes, plan.room, plan.columns, *step, *positions.shape[1:3])
+        maps = plan.rows * plan.columns * filters
+        self._run(compiled.conv_gather, len(t), args, len(t) * maps * 8, plan.room + plan.group * maps)
         return y
 
     # --- elementwise --------------------------------------------------------------------------------------------------
@@ -310,20 +321,60 @@ class FastKernels(ReferenceKernels):
 
     def _run(self, function: Any, total: int, args: tuple[Any, ...], work: int, workspace: int = 0) -> None:
         dtype = next(a.dtype for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+        self._call(function, total, lambda part: args, self._parts(total, work), dtype, workspace)
+
+    def _call(self, function: Any, total: int, args: Any, parts: int, dtype: np.dtype, workspace: int) -> None:
         if dtype not in self.compile_seconds:
             self.prepare(dtype)
-        self._workers.run(function, total, lambda part: args, self._parts(total, work), dtype, workspace)
+        self._workers.run(function, total, args, parts, dtype, workspace)
 
 
-@functools.cache
-def _blas() -> threadpoolctl.ThreadpoolController:
-    """Return the controller of the BLAS libraries that are loaded; looking for them takes milliseconds."""
-    return threadpoolctl.ThreadpoolController()
+class _Plan(NamedTuple):
+    """How a convolution runs: images at a time, windows down and across, what the compiled kernels take, and room for padding."""
+
+    group: int
+    rows: int
+    columns: int
+    stride: Pair
+    steps: tuple[int, int, int]
+    room: int
+    sizes: tuple[int, ...]
+
+    def windows(self) -> Array:
+        """Return where the windows of `group` images begin in the padded images."""
+        image, row, column = self.steps
+        return _lattice((self.group, image), (self.rows, self.stride[0] * row), (self.columns, self.stride[1] * column))
 
 
 def _flat(a: Array) -> Array:
     """Return `a` as a contiguous 1-D array: a view where it is contiguous, a copy where not."""
     return np.ascontiguousarray(a).reshape(-1)
+
+
+def _columns(a: Array) -> Array:
+    """Return the rows of `a`, along its last axis, as a flat array with rows of whole vectors."""
+    columns = a.shape[-1]
+    whole = padded(columns, a.itemsize)
+    if whole == columns:
+        return _flat(a)
+    rows = np.zeros((a.size // columns, whole), a.dtype)
+    rows[:, :columns] = a.reshape(-1, columns)
+    return rows.reshape(-1)
+
+
+def _row(bias: Array | None, columns: int, dtype: Any) -> Array:
+    """Return a bias of `columns` values, zeros for None, as whole vectors."""
+    return _zeros(padded(columns, dtype.itemsize), dtype) if bias is None else _columns(bias)
+
+
+@functools.lru_cache(maxsize=256)
+def _zeros(count: int, dtype: Any) -> Array:
+    return np.zeros(count, dtype)
+
+
+def _is_transpose(a: Array) -> bool:
+    """Whether `a` is the transpose of a contiguous array and not contiguous itself."""
+    return not a.flags.c_contiguous and a.T.flags.c_contiguous
 
 
 def _covered(*arrays: Array) -> bool:
@@ -332,16 +383,10 @@ def _covered(*arrays: Array) -> bool:
     return first in compiled.FLOATS and all(a.dtype == first and a.size for a in arrays)
 
 
-def _geometry(x: Sequence[int], w: Sequence[int], stride: Pair, padding: Pair) -> tuple[tuple[int, ...], int]:
-    """Return H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F and the size of an unfolded image."""
-    (_, height, width, channels), (kh, kw, _, filters) = x, w
-    counts = window_counts((height + 2 * padding[0], width + 2 * padding[1]), (kh, kw), stride)
-    groups = -(-((counts[0] - 1) * stride[0] + kh) // stride[0])
-    room = stride[0] * groups * counts[1] * kw * channels
-    return (height, width, channels, kh, kw, *stride, *padding, *counts, filters), room
-
-
-@functools.lru_cache(maxsize=256)
-def _offsets(size: Pair, width: int, channels: int) -> Array:
-    """Return where the cells of a window lie from its first cell, in values."""
-    return np.array([(k * width + l) * channels for k, l in np.ndindex(*size)], np.intp)
+@functools.lru_cache(maxsize=1024)
+def _lattice(*axes: tuple[int, int]) -> Array:
+    """Return ``sum_a i_a step_a`` for all indices of axes (count, step), the last one fastest."""
+    total = np.zeros(1, np.intp)
+    for count, step in axes:
+        total = np.add.outer(total, np.arange(count, dtype=np.intp) * step).reshape(-1)
+    return total

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,6 @@ class ReferenceKernels:
     """NumPy kernels; the methods are the kernel interface."""
 
     name = "reference"
-
-    def computing(self) -> AbstractContextManager[Any]:
-        """Return the context in which a pass computes (thread settings of the faster kernels)."""
-        return nullcontext()
 
     # --- products -----------------------------------------------------------------------------------------------------
 

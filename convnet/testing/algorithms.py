@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from convnet import kernels
 from convnet.batch import Batch, targets
 from convnet.devices import refuse_tf32
 from convnet.layers import (
@@ -86,10 +85,9 @@ def check_algorithm(
     report = Report(f"{algorithm!r} with {loss!r}")
     for name, subject in nets.items():
         example = random_batch(subject, seed) if batch is None else batch
-        with kernels.cpu().computing():
-            for training in (True, False):
-                note = joined(name, "training" if training else "inference")
-                _Battery(report, algorithm, subject, loss, example, training, note, seed).run(objective)
+        for training in (True, False):
+            note = joined(name, "training" if training else "inference")
+            _Battery(report, algorithm, subject, loss, example, training, note, seed).run(objective)
     if raise_on_failure:
         report.raise_if_failed()
     return report

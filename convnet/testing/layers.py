@@ -77,17 +77,16 @@ def check_layer(
     whole_number("batch", batch, 2)
     root = built(layer, input_shape, "float64", seed)
     report = Report(f"{root!r} on {tuple(input_shape)}")
-    with kernels.cpu().computing():
-        rng = np.random.default_rng([seed, 1])
-        x, other = (_input(rng, batch, root, complex_input) for _ in range(2))
-        report.add("constrain", "twice does what once does", lambda: constraint_error(root), IDENTITY)
-        report.add("forward", "runs in training mode", lambda: settle_state(root, other), 0.0)
-        if report.ok:
-            for training in (True, False):
-                _battery(report, Subject(root, training), x, other, seed)
-            check_single_precision(report, layer, root, x, seed)
-            if not report.ok and Subject(root, True).is_container:
-                _blame(report, root, x, seed)
+    rng = np.random.default_rng([seed, 1])
+    x, other = (_input(rng, batch, root, complex_input) for _ in range(2))
+    report.add("constrain", "twice does what once does", lambda: constraint_error(root), IDENTITY)
+    report.add("forward", "runs in training mode", lambda: settle_state(root, other), 0.0)
+    if report.ok:
+        for training in (True, False):
+            _battery(report, Subject(root, training), x, other, seed)
+        check_single_precision(report, layer, root, x, seed)
+        if not report.ok and Subject(root, True).is_container:
+            _blame(report, root, x, seed)
     if raise_on_failure:
         report.raise_if_failed()
     return report

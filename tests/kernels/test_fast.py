@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("numba")
-threadpoolctl = pytest.importorskip("threadpoolctl")
 
 from convnet import kernels
 from convnet.kernels.fast import FastKernels
@@ -70,13 +69,12 @@ def test_convolution_agrees_with_the_reference(fast, g):
     bias = rng.standard_normal(g["filters"]).astype(dtype)
     expected = REFERENCE.conv(x, w, bias, stride, padding)
     b = make(rng, expected.shape, dtype, contiguous)
-    with fast.computing():
-        assert_same(fast.conv(x, w, bias, stride, padding), expected, dtype)
-        assert_same(fast.conv(x, w, None, stride, padding), REFERENCE.conv(x, w, None, stride, padding), dtype)
-        assert_same(fast.conv_adjoint(b, w, stride, padding, g["image"]),
-                    REFERENCE.conv_adjoint(b, w, stride, padding, g["image"]), dtype)
-        assert_same(fast.conv_weight_gradient(x, b, g["size"], stride, padding),
-                    REFERENCE.conv_weight_gradient(x, b, g["size"], stride, padding), dtype)
+    assert_same(fast.conv(x, w, bias, stride, padding), expected, dtype)
+    assert_same(fast.conv(x, w, None, stride, padding), REFERENCE.conv(x, w, None, stride, padding), dtype)
+    assert_same(fast.conv_adjoint(b, w, stride, padding, g["image"]),
+                REFERENCE.conv_adjoint(b, w, stride, padding, g["image"]), dtype)
+    assert_same(fast.conv_weight_gradient(x, b, g["size"], stride, padding),
+                REFERENCE.conv_weight_gradient(x, b, g["size"], stride, padding), dtype)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -89,17 +87,16 @@ def test_pooling_agrees_with_the_reference(fast, g):
     t = make(rng, x.shape, dtype, contiguous)
     y, positions = REFERENCE.max_pool(x, size, stride)
     b = make(rng, y.shape, dtype, contiguous)
-    with fast.computing():
-        got, where = fast.max_pool(x, size, stride)
-        np.testing.assert_array_equal(got, y)
-        np.testing.assert_array_equal(where, positions)
-        np.testing.assert_array_equal(fast.max_pool_gather(t, where, size, stride),
-                                      REFERENCE.max_pool_gather(t, positions, size, stride))
-        assert_same(fast.max_pool_scatter(b, where, size, stride, g["image"]),
-                    REFERENCE.max_pool_scatter(b, positions, size, stride, g["image"]), dtype)
-        assert_same(fast.mean_pool(x, size, stride), REFERENCE.mean_pool(x, size, stride), dtype)
-        assert_same(fast.mean_pool_adjoint(b, size, stride, g["image"]),
-                    REFERENCE.mean_pool_adjoint(b, size, stride, g["image"]), dtype)
+    got, where = fast.max_pool(x, size, stride)
+    np.testing.assert_array_equal(got, y)
+    np.testing.assert_array_equal(where, positions)
+    np.testing.assert_array_equal(fast.max_pool_gather(t, where, size, stride),
+                                  REFERENCE.max_pool_gather(t, positions, size, stride))
+    assert_same(fast.max_pool_scatter(b, where, size, stride, g["image"]),
+                REFERENCE.max_pool_scatter(b, positions, size, stride, g["image"]), dtype)
+    assert_same(fast.mean_pool(x, size, stride), REFERENCE.mean_pool(x, size, stride), dtype)
+    assert_same(fast.mean_pool_adjoint(b, size, stride, g["image"]),
+                REFERENCE.mean_pool_adjoint(b, size, stride, g["image"]), dtype)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -110,9 +107,8 @@ def test_products_agree_with_the_reference(fast, shape, dtype, flips, seed):
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
     a, b = (np.ascontiguousarray(x.T).T if flip else x for x, flip in zip((a, b), flips, strict=True))
     bias = rng.standard_normal(n).astype(dtype)
-    with fast.computing():
-        assert_same(fast.product(a, b), a @ b, dtype)
-        assert_same(fast.dense(a, b, bias), a @ b + bias, dtype)
+    assert_same(fast.product(a, b), a @ b, dtype)
+    assert_same(fast.dense(a, b, bias), a @ b + bias, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -155,16 +151,6 @@ def test_threads_change_rounding_at_most_and_repeat_bit_for_bit():
     np.testing.assert_array_equal(results[1], results[2])
 
 
-def test_the_blas_settings_are_left_as_they_were(fast):
-    def setting():
-        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
-
-    before = setting()
-    with fast.computing(), fast.computing():
-        assert set(setting()) == {1}
-    assert setting() == before
-
-
 def test_the_number_of_threads_follows_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
     assert default_count() == 3
@@ -196,9 +182,8 @@ def test_several_python_threads_may_compute_at_once(fast):
 
     def work():
         for _ in range(20):
-            with fast.computing():
-                if np.abs(fast.conv(x, w, None, (1, 1), (1, 1)) - expected).max() > 1e-11:
-                    failures.append(threading.get_ident())
+            if np.abs(fast.conv(x, w, None, (1, 1), (1, 1)) - expected).max() > 1e-11:
+                failures.append(threading.get_ident())
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
