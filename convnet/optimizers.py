@@ -91,7 +91,7 @@ class Optimizer:
         change = self.change(g, rate, list(self._state.values()), free, xp)
         if self._rates is not None:
             change *= self._rates
-        net.vector += change
+        kernels.of(net.vector).accumulate(net.vector, 1.0, 1.0, change)
 
     def parts(self) -> tuple[dict[str, Array], Array | None, Array | None]:
         """Return the buffers, the mask of the weights' own penalties and the parameters' rates, as kernels need them."""
@@ -209,8 +209,7 @@ class SGD(Optimizer):
         if not state:
             return xp.multiply(g, -rate, out=free[0])
         u, change = state[0], free[0]
-        u *= self.momentum
-        u += g
+        kernels.of(u).accumulate(u, self.momentum, 1.0, g)
         if not self.nesterov:
             return xp.multiply(u, -rate * (1 - self.dampening), out=change)
         xp.multiply(u, self.momentum, out=change)

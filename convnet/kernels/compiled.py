@@ -1,8 +1,8 @@
-"""The compiled kernels: each works on the images ``low`` to ``high`` of a batch, without Python, in one thread.
+"""The compiled kernels: each works on the images ``low`` to ``high`` of a batch, without Python, in one thread (`sharing`).
 
 All arrays are flat views of C-contiguous, channels-last arrays; ``H, W, C`` are the image's rows, columns and channels, ``P, Q``
 the rows and columns of windows, ``KH, KW`` a window's size, ``SH, SW`` its stride, ``PH, PW`` the padding, ``F`` the filters.
-``u`` is the thread's own room. The right factor of a product has rows of whole vectors, ``FV`` values for `F` columns.
+``u`` is the part's own room. The right factor of a product has rows of whole vectors, ``FV`` values for `F` columns.
 
 Convolution is one matrix product whose left factor is the image itself: a window is KH runs of KW·C values, ``W·C`` apart
 (`tile`). Only padding is copied, for as many images at a time as make a product worthwhile.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from convnet.kernels.sharing import shared
 from convnet.kernels.tile import add_four, copy, product
 
 compiled = numba.njit(nogil=True, cache=True)
@@ -36,8 +37,8 @@ def conv_images(u, images, x, x_at, offsets, weight, bias, y, y_at, H, W, C, KH,
     product(0, images * windows, offsets, source, source_at, 1, 0, KH, row, KW * C, 1, weight, 0, FV, bias, False, y, y_at, F, F)
 
 
-@compiled
-def conv(low, high, u, group, x, offsets, weight, bias, y, H, W, C, KH, KW, PH, PW, windows, F, FV):
+@shared
+def conv(part, low, high, u, group, x, offsets, weight, bias, y, H, W, C, KH, KW, PH, PW, windows, F, FV):
     """Convolution, `group` images at a time."""
     u[:group * (H + 2 * PH) * (W + 2 * PW) * C if PH or PW else 0] = 0
     for n in range(low, high, group):
@@ -61,7 +62,7 @@ def max_pool_image(x, x_at, y, positions, y_at, H, W, C, KH, KW, SH, SW, P, Q):
                 for l in range(KW):
                     start = first + (k * W + l) * C
                     cell = x[start:start + C]
-                    place = k * KW + l
+                    place = positions.dtype.type(k * KW + l)
                     for c in range(C):
                         v, m = cell[c], best[c]
                         better = (v > m) | ((v != v) & (m == m))
@@ -70,13 +71,46 @@ def max_pool_image(x, x_at, y, positions, y_at, H, W, C, KH, KW, SH, SW, P, Q):
 
 
 @compiled
+def scatter_image(b, positions, b_at, x, x_at, W, C, KH, KW, SH, SW, P, Q):
+    """Add each `b` to the map at `x_at`, at the position of its window; to none if that is no cell of the window."""
+    for p in range(P):
+        for q in range(Q):
+            at = b_at + (p * Q + q) * C
+            part, where = b[at:at + C], positions[at:at + C]
+            for k in range(KH):
+                for l in range(KW):
+                    start = x_at + ((p * SH + k) * W + q * SW + l) * C
+                    cell = x[start:start + C]
+                    place = positions.dtype.type(k * KW + l)
+                    for c in range(C):
+                        cell[c] += part[c] if where[c] == place else b.dtype.type(0)
+
+
+@compiled
+def gather_image(t, t_at, positions, cells, y, y_at, W, C, SH, SW, P, Q):
+    """Read the cell of the map at `t_at` at the position of each window; 0 where that is no cell of the window.
+
+    `cells` is where the cells of a window lie from its corner, and any number behind.
+    """
+    none = len(cells) - 1
+    for p in range(P):
+        for q in range(Q):
+            at, first = y_at + (p * Q + q) * C, t_at + (p * SH * W + q * SW) * C
+            for c in range(C):
+                place = positions[at + c]
+                value = t[first + cells[place] + c]
+                y[at + c] = value if place < none else y.dtype.type(0)
+
+
+@shared
 def conv_relu_max_pool(
-    low, high, u, group, x, offsets, weight, bias, y, positions, mask, H, W, C, KH, KW, PH, PW, windows, F, FV,
+    part, low, high, u, group, x, offsets, weight, bias, y, positions, H, W, C, KH, KW, PH, PW, windows, F, FV,
     m_at, Q, LH, LW, TH, TW, R, S,
 ):
     """Convolution, then the maximum over windows (LH, LW) with stride (TH, TW), R down and S across, then ReLU.
 
-    The convolution's maps, Q values across, lie in `u` from `m_at` on.
+    The convolution's maps, Q values across, lie in `u` from `m_at` on. The position is LH·LW, no cell, where the value is not
+    positive.
     """
     u[:m_at] = 0
     for first in range(low, high, group):
@@ -85,35 +119,29 @@ def conv_relu_max_pool(
         for n in range(first, first + images):
             at = n * R * S * F
             max_pool_image(u, m_at + (n - first) * windows * F, y, positions, at, windows // Q, Q, F, LH, LW, TH, TW, R, S)
-            values, flags = y[at:at + R * S * F], mask[at:at + R * S * F]
+            values, where = y[at:at + R * S * F], positions[at:at + R * S * F]
             for z in range(R * S * F):
                 v = values[z]
-                flags[z] = v > 0
+                where[z] = where[z] if v > 0 else positions.dtype.type(LH * LW)
                 values[z] = y.dtype.type(0) if v <= 0 else v
 
 
-@compiled
+@shared
 def conv_gather(
-    low, high, u, group, t, offsets, weight, bias, positions, mask, cells, y, H, W, C, KH, KW, PH, PW, windows, F, FV,
+    part, low, high, u, group, t, offsets, weight, bias, positions, cells, y, H, W, C, KH, KW, PH, PW, windows, F, FV,
     m_at, Q, TH, TW, R, S,
 ):
-    """Convolution of a tangent, read at the position of each window where `mask` is true; 0 elsewhere."""
+    """Convolution of a tangent, read at the position of each window."""
     u[:m_at] = 0
-    for n0 in range(low, high, group):
-        images = min(group, high - n0)
-        conv_images(u, images, t, n0 * H * W * C, offsets, weight, bias, u, m_at, H, W, C, KH, KW, PH, PW, windows, F, FV)
-        for n in range(n0, n0 + images):
-            for r in range(R):
-                for s in range(S):
-                    at = ((n * R + r) * S + s) * F
-                    first = m_at + ((n - n0) * windows + r * TH * Q + s * TW) * F
-                    for f in range(F):
-                        v = u[first + cells[positions[at + f]] + f]
-                        y[at + f] = v if mask[at + f] else y.dtype.type(0)
+    for first in range(low, high, group):
+        images = min(group, high - first)
+        conv_images(u, images, t, first * H * W * C, offsets, weight, bias, u, m_at, H, W, C, KH, KW, PH, PW, windows, F, FV)
+        for n in range(first, first + images):
+            gather_image(u, m_at + (n - first) * windows * F, positions, cells, y, n * R * S * F, Q, F, TH, TW, R, S)
 
 
-@compiled
-def conv_adjoint(low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, run, KV, at):
+@shared
+def conv_adjoint(part, low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, run, KV, at):
     """Adjoint of the convolution: all windows' values, then each run of them added where it came from.
 
     `weight_t` holds the filters as (F, KH, run), in rows of KV values, with zeros after the KW·C values of a run. The padded
@@ -135,9 +163,10 @@ def conv_adjoint(low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, 
             copy(x, (n * H + i) * W * C, u, at + (PH + i) * row + PW * C, W * C)
 
 
-@compiled
-def conv_weight_gradient(low, high, u, group, a, offsets, b, zeros, gradient, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, FV):
-    """Write the sum over images and windows of window times `b` to `gradient`, (KH·KW·C, FV)."""
+@shared
+def conv_weight_gradient(part, low, high, u, group, a, offsets, b, zeros, gradients, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, FV):
+    """Write the sum over images and windows of window times `b` to the part's own of `gradients`, (KH·KW·C, FV) each."""
+    gradient = gradients[part * KH * KW * C * FV:(part + 1) * KH * KW * C * FV]
     row = (W + 2 * PW) * C
     padded = PH > 0 or PW > 0
     u[:group * (H + 2 * PH) * row if padded else 0] = 0
@@ -151,15 +180,15 @@ def conv_weight_gradient(low, high, u, group, a, offsets, b, zeros, gradient, H,
                 b, n * P * Q * FV, FV, zeros, n > low, gradient, 0, FV, FV)
 
 
-@compiled
-def dense(low, high, u, x, offsets, weight, bias, y, M, K, N, block, NV):
+@shared
+def dense(part, low, high, u, x, offsets, weight, bias, y, M, K, N, block, NV):
     """Blocks ``low`` to ``high`` of `block` columns of ``y = x weight + bias``."""
     for at in range(low * block, min(high * block, N), block):
         product(0, M, offsets, x, 0, 1, 0, 1, 0, K, 1, weight, at, NV, bias[at:], False, y, at, N, min(block, N - at))
 
 
-@compiled
-def dense_adjoint(low, high, u, b_t, offsets, weight, zeros, y, M, K, N, MV):
+@shared
+def dense_adjoint(part, low, high, u, b_t, offsets, weight, zeros, y, M, K, N, MV):
     """Columns ``low`` to ``high`` of ``y = b weight^T`` with `weight` stored as (N, K) and `b` as (K, M) in rows of MV values."""
     for n0 in range(low, high, 64):
         n1 = min(n0 + 64, high)
@@ -169,14 +198,14 @@ def dense_adjoint(low, high, u, b_t, offsets, weight, zeros, y, M, K, N, MV):
                 y[m * N + n] = u[(n - n0) * MV + m]
 
 
-@compiled
-def dense_transposed(low, high, u, a, offsets, b, zeros, y, M, K, N, NV):
+@shared
+def dense_transposed(part, low, high, u, a, offsets, b, zeros, y, M, K, N, NV):
     """Rows ``low`` to ``high`` of ``y = a^T b`` with `a` stored as (K, M) and `b` as (K, N) in rows of NV values."""
     product(low, high, offsets, a, 0, 1, 0, 1, 0, K, M, b, 0, NV, zeros, False, y, 0, N, N)
 
 
-@compiled
-def transpose(low, high, u, w, w_t, outer, rows, columns, ldt, reverse):
+@shared
+def transpose(part, low, high, u, w, w_t, outer, rows, columns, ldt, reverse):
     """Matrices ``low`` to ``high``, each (rows, columns), transposed into rows of `ldt`; `reverse` turns the stack round."""
     for o in range(low, high):
         at = o * rows * columns
@@ -188,40 +217,30 @@ def transpose(low, high, u, w, w_t, outer, rows, columns, ldt, reverse):
                         w_t[to + c * ldt + r] = w[at + r * columns + c]
 
 
-@compiled
-def max_pool(low, high, u, x, y, positions, H, W, C, KH, KW, SH, SW, P, Q):
+@shared
+def max_pool(part, low, high, u, x, y, positions, H, W, C, KH, KW, SH, SW, P, Q):
     """Each window's maximum and its position."""
     for n in range(low, high):
         max_pool_image(x, n * H * W * C, y, positions, n * P * Q * C, H, W, C, KH, KW, SH, SW, P, Q)
 
 
-@compiled
-def max_pool_scatter(low, high, u, b, positions, offsets, x, H, W, C, SH, SW, P, Q):
-    """Add each `b` at the position of its window; `offsets` is where the cells of a window lie from its corner."""
+@shared
+def max_pool_scatter(part, low, high, u, b, positions, x, H, W, C, KH, KW, SH, SW, P, Q):
+    """Add each `b` at the position of its window."""
     for n in range(low, high):
         x[n * H * W * C:(n + 1) * H * W * C] = 0
-        for p in range(P):
-            for q in range(Q):
-                at = ((n * P + p) * Q + q) * C
-                first = ((n * H + p * SH) * W + q * SW) * C
-                for c in range(C):
-                    x[first + offsets[positions[at + c]] + c] += b[at + c]
+        scatter_image(b, positions, n * P * Q * C, x, n * H * W * C, W, C, KH, KW, SH, SW, P, Q)
 
 
-@compiled
-def max_pool_gather(low, high, u, t, positions, offsets, y, H, W, C, SH, SW, P, Q):
+@shared
+def max_pool_gather(part, low, high, u, t, positions, cells, y, H, W, C, SH, SW, P, Q):
     """Read the cell of `t` at the position of each window."""
     for n in range(low, high):
-        for p in range(P):
-            for q in range(Q):
-                at = ((n * P + p) * Q + q) * C
-                first = ((n * H + p * SH) * W + q * SW) * C
-                for c in range(C):
-                    y[at + c] = t[first + offsets[positions[at + c]] + c]
+        gather_image(t, n * H * W * C, positions, cells, y, n * P * Q * C, W, C, SH, SW, P, Q)
 
 
-@compiled
-def mean_pool(low, high, u, x, y, H, W, C, KH, KW, SH, SW, P, Q):
+@shared
+def mean_pool(part, low, high, u, x, y, H, W, C, KH, KW, SH, SW, P, Q):
     """Each window's mean."""
     share = x.dtype.type(1.0 / (KH * KW))
     for n in range(low, high):
@@ -240,8 +259,8 @@ def mean_pool(low, high, u, x, y, H, W, C, KH, KW, SH, SW, P, Q):
                     total[c] *= share
 
 
-@compiled
-def mean_pool_adjoint(low, high, u, b, x, H, W, C, KH, KW, SH, SW, P, Q):
+@shared
+def mean_pool_adjoint(part, low, high, u, b, x, H, W, C, KH, KW, SH, SW, P, Q):
     """Spread each `b` evenly over its window."""
     share = x.dtype.type(1.0 / (KH * KW))
     for n in range(low, high):
@@ -258,8 +277,8 @@ def mean_pool_adjoint(low, high, u, b, x, H, W, C, KH, KW, SH, SW, P, Q):
                             cell[c] += share * part[c]
 
 
-@compiled
-def relu(low, high, u, x, y, mask):
+@shared
+def relu(part, low, high, u, x, y, mask):
     """``max(x, 0)`` and where `x` is positive; a NaN stays."""
     source, target, flag = x[low:high], y[low:high], mask[low:high]
     for z in range(high - low):
@@ -268,30 +287,34 @@ def relu(low, high, u, x, y, mask):
         target[z] = x.dtype.type(0) if v <= 0 else v
 
 
-@compiled
-def masked(low, high, u, b, mask, y):
+@shared
+def masked(part, low, high, u, b, mask, y):
     """`b` where `mask` is true, 0 elsewhere."""
     source, flag, target = b[low:high], mask[low:high], y[low:high]
     for z in range(high - low):
         target[z] = source[z] if flag[z] else b.dtype.type(0)
 
 
-@compiled
-def combination(low, high, u, c_0, a_0, c_1, a_1, y):
+@shared
+def combination(part, low, high, u, c_0, a_0, c_1, a_1, y):
     """``c_0 a_0 + c_1 a_1``; `y` may be one of them."""
     first, second, target = a_0[low:high], a_1[low:high], y[low:high]
     for z in range(high - low):
         target[z] = c_0 * first[z] + c_1 * second[z]
 
 
-@compiled
-def row_sum(low, high, u, b, y, rows, C):
-    """Columns ``low`` to ``high`` of the sum of the rows of `b`, (rows, C), added up in the order of the rows."""
-    y[low:high] = 0
-    for r in range(rows):
-        part, total = b[r * C + low:r * C + high], y[low:high]
-        for c in range(high - low):
-            total[c] += part[c]
+@shared
+def row_sum(part, low, high, u, b, sums, C):
+    """Write the sum of the rows ``low`` to ``high`` of `b`, C values each, to the part's own of `sums`."""
+    total = sums[part * C:(part + 1) * C]
+    total[:] = 0
+    for r in range(low, high - 3, 4):
+        rows = b[r * C:(r + 4) * C]
+        for c in range(C):
+            total[c] += (rows[c] + rows[C + c]) + (rows[2 * C + c] + rows[3 * C + c])
+    for r in range(high - (high - low) % 4, high):
+        for c in range(C):
+            total[c] += b[r * C + c]
 
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))

@@ -54,8 +54,8 @@ class FastKernels(ReferenceKernels):
         start = time.perf_counter()
         x, w, one, two = np.zeros((1, 3, 3, 1), dtype), np.zeros((2, 2, 1, 1), dtype), (1, 1), (2, 2)
         b = self.conv(x, w, np.zeros(1, dtype), one, one)
-        _, where, mask = self.conv_relu_max_pool(x, w, np.zeros(1, dtype), one, one, two, one)
-        self.conv_gather(x, w, one, one, where, mask, two, one)
+        _, where = self.conv_relu_max_pool(x, w, np.zeros(1, dtype), one, one, two, one)
+        self.conv_gather(x, w, one, one, where, two, one)
         self.conv_adjoint(b, w, one, one, (3, 3))
         self.conv_weight_gradient(x, b, two, one, one)
         y, positions = self.max_pool(x, two, one)
@@ -175,13 +175,12 @@ class FastKernels(ReferenceKernels):
         a_flat, b_flat, zeros = _flat(a), _columns(b), _zeros(f_v, a.dtype)
         parts = self._parts(len(b), b.size * 8)
         sums = self._empty((parts, len(values), f_v), a.dtype)
-        flat = sums.reshape(parts, -1)
-        self._call(
-            compiled.conv_weight_gradient, len(b),
-            lambda part: (plan.group, a_flat, values, b_flat, zeros, flat[part], height, width, channels, kh, kw, *stride, ph, pw,
-                          plan.rows, plan.columns, f_v),
-            parts, a.dtype, plan.room)
-        total = sums[0] if parts == 1 else sums.sum(axis=0)
+        args = (plan.group, a_flat, values, b_flat, zeros, _flat(sums), height, width, channels, kh, kw, *stride, ph, pw,
+                plan.rows, plan.columns, f_v)
+        self._call(compiled.conv_weight_gradient, len(b), args, parts, plan.room)
+        total = sums[0]
+        for other in sums[1:]:
+            total += other
         return np.ascontiguousarray(total[:, :filters]).reshape(shape)
 
     # --- pooling ------------------------------------------------------------------------------------------------------
@@ -203,7 +202,7 @@ class FastKernels(ReferenceKernels):
             return super().max_pool_scatter(b, positions, size, stride, image)
         n, p, q, c = b.shape
         x = self._empty((n, *image, c), b.dtype)
-        args = (_flat(b), _flat(positions), _lattice((size[0], image[1] * c), (size[1], c)), _flat(x), *image, c, *stride, p, q)
+        args = (_flat(b), _flat(positions), _flat(x), *image, c, *size, *stride, p, q)
         self._run(compiled.max_pool_scatter, n, args, x.size)
         return x
 
@@ -213,7 +212,7 @@ class FastKernels(ReferenceKernels):
             return super().max_pool_gather(t, positions, size, stride)
         (n, h, w, c), (_, p, q, _) = t.shape, positions.shape
         y = self._empty(positions.shape, t.dtype)
-        args = (_flat(t), _flat(positions), _lattice((size[0], w * c), (size[1], c)), _flat(y), h, w, c, *stride, p, q)
+        args = (_flat(t), _flat(positions), _cells(size, w, c), _flat(y), h, w, c, *stride, p, q)
         self._run(compiled.max_pool_gather, n, args, y.size)
         return y
 
@@ -243,29 +242,29 @@ class FastKernels(ReferenceKernels):
 
     def conv_relu_max_pool(
         self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair, window: Pair, step: Pair
-    ) -> tuple[Array, Array, Array]:
-        """Return convolution, ReLU and maximum over windows: the values, the maxima's positions, where they are positive."""
+    ) -> tuple[Array, Array]:
+        """Return convolution, ReLU and maximum over windows, and the maxima's positions; where none is positive, no cell's."""
         plan = self._plan(x, weight.shape, stride, padding, ROWS)
         filters = weight.shape[3]
         counts = window_counts((plan.rows, plan.columns), window, step)
         shape = (len(x), *counts, filters)
-        y, where, mask = (self._empty(shape, kind) for kind in (x.dtype, position_type(window), np.bool_))
+        y, where = (self._empty(shape, kind) for kind in (x.dtype, position_type((window[0] * window[1] + 1, 1))))
         args = (plan.group, _flat(x), plan.windows(), _columns(weight), _row(bias, filters, x.dtype), _flat(y), _flat(where),
-                _flat(mask), *plan.sizes, plan.room, plan.columns, *window, *step, *counts)
+                *plan.sizes, plan.room, plan.columns, *window, *step, *counts)
         maps = plan.rows * plan.columns * filters
         self._run(compiled.conv_relu_max_pool, len(x), args, len(x) * maps * 8, plan.room + plan.group * maps)
-        return y, where, mask
+        return y, where
 
     def conv_gather(
-        self, t: Array, weight: Array, stride: Pair, padding: Pair, positions: Array, mask: Array, window: Pair, step: Pair
+        self, t: Array, weight: Array, stride: Pair, padding: Pair, positions: Array, window: Pair, step: Pair
     ) -> Array:
-        """Return the convolution of `t` at the position of each window where `mask` is true, 0 elsewhere."""
+        """Return the convolution of `t` at the position of each window, 0 where that is no cell's."""
         plan = self._plan(t, weight.shape, stride, padding, ROWS)
         filters = weight.shape[3]
         y = self._empty(positions.shape, t.dtype)
-        cells = _lattice((window[0], plan.columns * filters), (window[1], filters))
         args = (plan.group, _flat(t), plan.windows(), _columns(weight), _row(None, filters, t.dtype), _flat(positions),
-                _flat(mask), cells, _flat(y), *plan.sizes, plan.room, plan.columns, *step, *positions.shape[1:3])
+                _cells(window, plan.columns, filters), _flat(y), *plan.sizes, plan.room, plan.columns, *step,
+                *positions.shape[1:3])
         maps = plan.rows * plan.columns * filters
         self._run(compiled.conv_gather, len(t), args, len(t) * maps * 8, plan.room + plan.group * maps)
         return y
@@ -306,10 +305,17 @@ class FastKernels(ReferenceKernels):
         """Return the sum of `b` over all but its last axis."""
         if not _covered(b):
             return super().row_sum(b)
-        channels = b.shape[-1]
-        y = np.empty(channels, b.dtype)
-        self._run(compiled.row_sum, channels, (_flat(b), y, b.size // channels, channels), 0)
-        return y
+        channels, parts = b.shape[-1], self._parts(b.size // b.shape[-1], b.size // 4)
+        sums = np.empty((parts, channels), b.dtype)
+        self._call(compiled.row_sum, b.size // channels, (_flat(b), _flat(sums), channels), parts, 0)
+        return sums[0] if parts == 1 else sums.sum(axis=0)
+
+    def accumulate(self, target: Array, keep: float, coefficient: float, x: Array) -> None:
+        """Replace `target` by ``keep · target + coefficient · x``."""
+        if not (_covered(target, x) and target.flags.c_contiguous):
+            return super().accumulate(target, keep, coefficient, x)
+        real, flat = target.dtype.type, _flat(target)
+        self._run(compiled.combination, target.size, (real(keep), flat, real(coefficient), _flat(x), flat), target.size // 4)
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -319,14 +325,14 @@ class FastKernels(ReferenceKernels):
     def _parts(self, total: int, work: int) -> int:
         return max(1, min(self.threads, total)) if work >= WORTH_SHARING else 1
 
-    def _run(self, function: Any, total: int, args: tuple[Any, ...], work: int, workspace: int = 0) -> None:
-        dtype = next(a.dtype for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f")
-        self._call(function, total, lambda part: args, self._parts(total, work), dtype, workspace)
+    def _run(self, kernel: Any, total: int, args: tuple[Any, ...], work: int, room: int = 0) -> None:
+        self._call(kernel, total, args, self._parts(total, work), room)
 
-    def _call(self, function: Any, total: int, args: Any, parts: int, dtype: np.dtype, workspace: int) -> None:
+    def _call(self, kernel: Any, total: int, args: tuple[Any, ...], parts: int, room: int) -> None:
+        dtype = next(a.dtype for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f")
         if dtype not in self.compile_seconds:
             self.prepare(dtype)
-        self._workers.run(function, total, args, parts, dtype, workspace)
+        self._workers.run(kernel, total, args, parts, dtype, room)
 
 
 class _Plan(NamedTuple):
@@ -381,6 +387,12 @@ def _covered(*arrays: Array) -> bool:
     """Whether the compiled kernels take these arrays: all float32, or all float64, and not empty."""
     first = arrays[0].dtype
     return first in compiled.FLOATS and all(a.dtype == first and a.size for a in arrays)
+
+
+@functools.lru_cache(maxsize=256)
+def _cells(size: Pair, width: int, channels: int) -> Array:
+    """Return where the cells of a window lie from its corner, and a number for positions outside."""
+    return np.append(_lattice((size[0], width * channels), (size[1], channels)), 0)
 
 
 @functools.lru_cache(maxsize=1024)

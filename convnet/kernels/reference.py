@@ -135,6 +135,12 @@ class ReferenceKernels:
             total += coefficient * a
         return total
 
+    def accumulate(self, target: Array, keep: float, coefficient: float, x: Array) -> None:
+        """Replace `target` by ``keep · target + coefficient · x``."""
+        if keep != 1:
+            target *= keep
+        target += x if coefficient == 1 else coefficient * x
+
     def row_sum(self, b: Array) -> Array:
         """Return the sum of `b` over all but its last axis."""
         return b.sum(axis=tuple(range(b.ndim - 1)))

@@ -1,7 +1,7 @@
 """A small pool of threads that share the images of a batch.
 
-Each kernel call is cut into one contiguous part per thread. The calling thread does the first part itself; the others wait in
-their own queue. The cut depends on the number of threads alone, so results repeat bit for bit.
+Each kernel call is cut into one contiguous part per thread, and the parts depend on the number of threads alone, so results
+repeat bit for bit, whoever computes a part (`sharing`).
 """
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+
+from convnet.kernels.sharing import follow, new_board
+
+# How often a thread looks for work before it goes to sleep: some 0.2 ms.
+PATIENCE = 10_000
 
 
 def default_count() -> int:
@@ -55,18 +60,28 @@ class Workers:
         if count < 1:
             raise ValueError(f"the number of threads is {count}; it must be at least 1")
         self.count = count
-        self._workspaces: dict[tuple[int, np.dtype], np.ndarray] = {}
+        self._rooms: dict[np.dtype, np.ndarray] = {}
         self._start()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._start)
 
     def _start(self) -> None:
-        """Start the threads; again in a forked child, which has none."""
+        """Forget the threads; in a forked child there are none."""
         self._busy = threading.Lock()
-        self._inboxes = [SimpleQueue[Any]() for _ in range(self.count - 1)]
-        self._started = False
+        self._board = new_board(self.count)
+        self._sleepers: SimpleQueue[int] | None = None
+        self._alarms = [SimpleQueue[None]() for _ in range(self.count)]
         self._ids: list[int] = []
         self._current_core, self._caller_core = _current_core_function(), -1
+
+    def _start_threads(self) -> SimpleQueue[int]:
+        self._sleepers = SimpleQueue()
+        for part in range(1, self.count):
+            args = (self._board, part, self._sleepers, self._alarms[part])
+            thread = threading.Thread(target=_serve, args=args, daemon=True, name="convnet-kernel")
+            thread.start()
+            self._ids.append(thread.native_id or 0)
+        return self._sleepers
 
     def _keep_off_the_callers_core(self) -> None:
         """Let the threads run on all cores but the caller's.
@@ -82,59 +97,43 @@ class Workers:
         for thread in self._ids if others else ():
             os.sched_setaffinity(thread, others)
 
-    @staticmethod
-    def _serve(inbox: SimpleQueue[Any]) -> None:
-        while True:
-            function, args, done = inbox.get()
-            try:
-                function(*args)
-                done.put(None)
-            except BaseException as error:
-                done.put(error)
-
     def run(
-        self, function: Callable[..., Any], total: int, args: Callable[[int], tuple[Any, ...]], parts: int,
-        dtype: np.dtype, workspace: int = 0,
+        self, kernel: Callable[..., bool], total: int, args: tuple[Any, ...], parts: int, dtype: np.dtype, room: int = 0
     ) -> None:
-        """Call ``function(low, high, workspace, *args(part))`` for `parts` parts of ``range(total)``.
+        """Call a shared kernel, ``kernel(board, parts, total, rooms, *args)``.
 
         Parameters
         ----------
-        function : compiled kernel
+        kernel : compiled by `sharing.shared`
         total : int
-        args : callable
-            The arguments of each part.
+            The parts are contiguous parts of ``range(total)``.
+        args : tuple
         parts : int
             At most the number of threads.
         dtype : numpy.dtype
-        workspace : int
-            Number of values that each thread needs beside.
-        """
-        bounds = [total * part // parts for part in range(parts + 1)]
-        with self._busy:
-            calls = [(bounds[p], bounds[p + 1], self._workspace(p, dtype, workspace), *args(p)) for p in range(parts)]
-            if parts > 1 and not self._started:
-                for inbox in self._inboxes:
-                    thread = threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="convnet-kernel")
-                    thread.start()
-                    self._ids.append(thread.native_id or 0)
-                self._started = True
-            if parts > 1:
-                self._keep_off_the_callers_core()
-            # A queue of its own for every run: after an interruption nobody finds the answers of the run before.
-            done: SimpleQueue[Any] = SimpleQueue()
-            for inbox, call in zip(self._inboxes, calls[1:], strict=False):
-                inbox.put((function, call, done))
-            try:
-                function(*calls[0])
-            finally:
-                errors = [done.get() for _ in calls[1:]]
-            for error in errors:
-                if error is not None:
-                    raise error
+        room : int
+            Number of values of this type that each part needs beside.
 
-    def _workspace(self, part: int, dtype: np.dtype, size: int) -> np.ndarray:
-        held = self._workspaces.get((part, dtype))
-        if held is None or held.size < size:
-            held = self._workspaces[part, dtype] = np.empty(max(size, 1), dtype)
-        return held
+        Raises
+        ------
+        RuntimeError
+            If the kernel failed in any part.
+        """
+        with self._busy:
+            held = self._rooms.get(dtype)
+            if held is None or held.size < room * parts:
+                held = self._rooms[dtype] = np.empty(max(room * parts, 1), dtype)
+            if parts > 1:
+                sleepers = self._sleepers or self._start_threads()
+                self._keep_off_the_callers_core()
+                while not sleepers.empty():
+                    self._alarms[sleepers.get()].put(None)
+            if not kernel(self._board, parts, total, held[:room * parts], *args):
+                raise RuntimeError("a kernel failed")
+
+
+def _serve(board: np.ndarray, part: int, sleepers: SimpleQueue[int], alarm: SimpleQueue[None]) -> None:
+    while True:
+        follow(board, part, PATIENCE)
+        sleepers.put(part)
+        alarm.get()

@@ -47,7 +47,7 @@ def test_compare_prints_a_table_writes_results_and_keeps_finished_runs(here, cap
 
     monkeypatch.setattr(experiments, "train", None)
     assert main(command) == 0
-    assert capsys.readouterr() == first
+    assert capsys.readouterr().out == first.out
 
 
 @pytest.mark.slow

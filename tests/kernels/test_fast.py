@@ -163,16 +163,58 @@ def test_the_number_of_threads_follows_the_environment(monkeypatch):
         Workers(0)
 
 
-def test_an_error_in_a_thread_reaches_the_caller():
-    workers = Workers(2)
+def test_narrower_vectors_give_the_same():
+    """The kernels of processors with 32- and 16-byte vectors, which this one runs as well."""
+    code = (
+        "import numpy as np\n"
+        "from convnet.kernels import tile\n"
+        "rng = np.random.default_rng(0)\n"
+        "x, offsets = rng.standard_normal(400).astype('f'), np.array([0, 7, 3, 90, 41, 8, 200])\n"
+        "for columns in (1, 5, 16, 19, 70):\n"
+        "    ldw = tile.padded(columns, 4)\n"
+        "    w = rng.standard_normal((24, ldw)).astype('f')\n"
+        "    bias, y = rng.standard_normal(ldw).astype('f'), np.zeros((7, columns), 'f')\n"
+        "    of_x, of_w, of_y = (x, 2, 2, 60, 3, 11, 4, 2), (w.ravel(), 0, ldw), (y.ravel(), 0, columns, columns)\n"
+        "    tile.product(0, 7, offsets, *of_x, *of_w, bias, False, *of_y)\n"
+        "    steps = np.add.outer(np.add.outer([0, 60], [0, 11, 22]), [0, 2, 4, 6]).ravel()\n"
+        "    expected = x[2 + np.add.outer(offsets, steps)] @ w + bias\n"
+        "    assert abs(y - expected[:, :columns]).max() < 1e-5, columns\n"
+        "print(tile.VECTOR_BYTES, tile.REGISTERS)\n"
+    )
+    for features, expected in (("+avx,+avx2,+fma", "32 16"), ("+sse2", "16 16")):
+        environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
 
-    def fail(low, high, workspace):
-        if low > 0:
-            raise RuntimeError("part two")
 
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="part two"):
-            workers.run(fail, 4, lambda part: (), 2, np.dtype(float))
+@pytest.mark.parametrize(("dtype", "shape"), [("float32", (8, 11, 9, 32)), ("float64", (3, 6, 5, 7))])
+def test_a_block_gives_what_its_layers_give(fast, dtype, shape):
+    rng = np.random.default_rng(4)
+    x, t = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    w, bias = rng.standard_normal((3, 3, shape[3], 20)).astype(dtype), rng.standard_normal(20).astype(dtype)
+    place, window, step = ((1, 2), (1, 1)), (3, 2), (2, 2)
+    maps = REFERENCE.conv(x, w, bias, *place)
+    rectified, mask = REFERENCE.relu(maps)
+    expected, where = REFERENCE.max_pool(rectified, window, step)
+    y, positions = fast.conv_relu_max_pool(x, w, bias, *place, window, step)
+    assert_same(y, expected, dtype)
+    assert 0 < (positions == 6).sum() < positions.size
+    tangents = REFERENCE.masked(REFERENCE.conv(t, w, None, *place), mask)
+    assert_same(fast.conv_gather(t, w, *place, positions, window, step),
+                REFERENCE.max_pool_gather(tangents, where, window, step), dtype)
+    b = rng.standard_normal(y.shape).astype(dtype)
+    spread = REFERENCE.masked(REFERENCE.max_pool_scatter(b, where, window, step, maps.shape[1:3]), mask)
+    assert_same(fast.max_pool_scatter(b, positions, window, step, maps.shape[1:3]), spread, dtype)
+
+
+def test_accumulate_works_in_place_as_the_reference_does(fast):
+    rng = np.random.default_rng(5)
+    for size in (7, 100_000):
+        target, x = rng.standard_normal((2, size))
+        expected = target.copy()
+        REFERENCE.accumulate(expected, 0.9, -0.3, x)
+        fast.accumulate(target, 0.9, -0.3, x)
+        np.testing.assert_allclose(target, expected, rtol=1e-14, atol=1e-14)
 
 
 def test_several_python_threads_may_compute_at_once(fast):
@@ -236,13 +278,3 @@ def test_using_and_loading_by_name():
         assert chosen.name == "reference"
     with pytest.raises(ValueError, match="kernels 'slow' do not exist"):
         kernels.load("slow")
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores of Linux")
-def test_threads_keep_off_the_core_of_their_caller():
-    workers = Workers(2)
-    before = os.sched_getaffinity(0)
-    workers.run(lambda low, high, workspace: None, 2, lambda part: (), 2, np.dtype(float))
-    (thread,) = workers._ids
-    assert os.sched_getaffinity(thread) == before - {workers._caller_core}
-    assert os.sched_getaffinity(0) == before
