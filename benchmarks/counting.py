@@ -4,7 +4,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-PRODUCTS = ("conv", "conv_relu_max_pool", "conv_gather", "conv_adjoint", "conv_weight_gradient", "dense", "product")
+PRODUCTS = ("conv", "conv_relu_max_pool", "conv_gather", "conv_adjoint", "conv_weight_gradient", "conv_gradients", "dense",
+            "product")
 
 
 class CountingKernels:
@@ -40,8 +41,9 @@ class CountingKernels:
 
 def convolution_multiplications(name: str, a: Any, b: Any, rest: tuple[Any, ...], result: Any) -> int:
     """Return the number of outputs of the convolution times the number of values of one filter."""
-    if name == "conv_weight_gradient":
-        return b.size * math.prod(result.shape[:3])
+    if name in ("conv_weight_gradient", "conv_gradients"):
+        gradient = result if name == "conv_weight_gradient" else result[0]
+        return b.size * math.prod(gradient.shape[:3])
     outputs = {"conv": result, "conv_adjoint": a}.get(name)
     if outputs is not None:
         return outputs.size * math.prod(b.shape[:3])

@@ -88,10 +88,10 @@ class Optimizer:
         g, (total, *free) = step.flat_gradient, self._free
         if self._mask is not None:
             g = self._penalised(net.vector, g, self._mask, total, free[0], xp)
-        change = self.change(g, rate, list(self._state.values()), free, xp)
+        coefficient, change = self.change(g, rate, list(self._state.values()), free, xp)
         if self._rates is not None:
-            change *= self._rates
-        kernels.of(net.vector).accumulate(net.vector, 1.0, 1.0, change)
+            change = xp.multiply(change, self._rates, out=free[0])
+        kernels.of(net.vector).accumulate(net.vector, 1.0, coefficient, change)
 
     def parts(self) -> tuple[dict[str, Array], Array | None, Array | None]:
         """Return the buffers, the mask of the weights' own penalties and the parameters' rates, as kernels need them."""
@@ -108,8 +108,8 @@ class Optimizer:
         total += g
         return total
 
-    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
-        """Return what is to be added to the parameters, in one of `free`, and bring `state` up to date.
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> tuple[float, Array]:
+        """Return what is to be added to the parameters, as a coefficient and a vector, and bring `state` up to date.
 
         Parameters
         ----------
@@ -204,18 +204,17 @@ class SGD(Optimizer):
         """The velocity, where there is a momentum."""
         return ("velocity",) if self.momentum else ()
 
-    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> tuple[float, Array]:
         """``u ← m u + g``; return ``-α (1 - d) u``."""
         if not state:
-            return xp.multiply(g, -rate, out=free[0])
+            return -rate, g
         u, change = state[0], free[0]
         kernels.of(u).accumulate(u, self.momentum, 1.0, g)
         if not self.nesterov:
-            return xp.multiply(u, -rate * (1 - self.dampening), out=change)
+            return -rate * (1 - self.dampening), u
         xp.multiply(u, self.momentum, out=change)
         change += g
-        change *= -rate
-        return change
+        return -rate, change
 
 
 class _Adaptive(Optimizer):
@@ -266,14 +265,13 @@ class AdaGrad(_Adaptive):
 
     buffers = ("square",)
 
-    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> tuple[float, Array]:
         """``Σ ← Σ + g²``; return ``-α g / (sqrt(Σ) + ε)``."""
         (square,), change = state, free[0]
         xp.multiply(g, g, out=change)
         square += change
         xp.divide(g, self.root(square, change, xp), out=change)
-        change *= -rate
-        return change
+        return -rate, change
 
 
 @dataclass(eq=False)
@@ -311,13 +309,12 @@ class RMSProp(_Adaptive):
         super().__post_init__()
         real_number("decay", self.decay, 0.0, 1.0)
 
-    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> tuple[float, Array]:
         """``Σ ← ρ Σ + (1 - ρ) g²``; return ``-α g / (sqrt(Σ) + ε)``."""
         (square,), change = state, free[0]
         moving_square(square, g, self.decay, change, xp)
         xp.divide(g, self.root(square, change, xp), out=change)
-        change *= -rate
-        return change
+        return -rate, change
 
 
 @dataclass(eq=False)
@@ -360,7 +357,7 @@ class Adam(_Adaptive):
         real_number("beta1", self.beta1, 0.0, 1.0)
         real_number("beta2", self.beta2, 0.0, 1.0)
 
-    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> Array:
+    def change(self, g: Array, rate: float, state: Sequence[Array], free: Sequence[Array], xp: Any) -> tuple[float, Array]:
         """Bring both moments up to date; return ``-α m̂ / (sqrt(v̂) + ε)``."""
         (mean, square), (change, divisor) = state, free
         xp.multiply(g, 1 - self.beta1, out=change)
@@ -369,9 +366,8 @@ class Adam(_Adaptive):
         moving_square(square, g, self.beta2, change, xp)
         xp.multiply(square, 1 / (1 - self.beta2**self.steps), out=divisor)
         self.root(divisor, divisor, xp)
-        xp.multiply(mean, -rate / (1 - self.beta1**self.steps), out=change)
-        change /= divisor
-        return change
+        xp.divide(mean, divisor, out=change)
+        return -rate / (1 - self.beta1**self.steps), change
 
 
 def moving_square(square: Array, g: Array, decay: float, free: Array, xp: Any) -> None:

@@ -75,11 +75,11 @@ class Conv(Layer):
 
     def weight_gradients(self, a: Array, b: Array, constant: float = 1.0) -> dict[str, Array]:
         """Return the sum over samples and windows of window of `a` times `b`; for the bias, `constant` times sum of `b`."""
-        gradients = {"weight": kernels.of(b).conv_weight_gradient(a, b, self.size, self.stride, self.padding)}
-        if self.bias and constant:
-            total = kernels.of(b).row_sum(b)
-            gradients["bias"] = total if constant == 1 else constant * total
-        return gradients
+        k, geometry = kernels.of(b), (self.size, self.stride, self.padding)
+        if not (self.bias and constant):
+            return {"weight": k.conv_weight_gradient(a, b, *geometry)}
+        gradient, total = k.conv_gradients(a, b, *geometry)
+        return {"weight": gradient, "bias": total if constant == 1 else constant * total}
 
 
 def window_counts(

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from convnet.kernels.sharing import shared
-from convnet.kernels.tile import add_four, copy, product
+from convnet.kernels.tile import add_four, add_sixteen, copy, product
 
 compiled = numba.njit(nogil=True, cache=True)
 
@@ -157,16 +157,36 @@ def conv_adjoint(part, low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH
                 for first in range(min(apart, Q)):
                     for q in range(first, Q, apart):
                         to, of = at + (p * SH + k) * row + q * SW * C, (p * Q + q) * KV + k * run
-                        for z in range(0, run, 4):
+                        for z in range(0, run - 15, 16):
+                            add_sixteen(u, to + z, u, of + z)
+                        for z in range(run // 16 * 16, run, 4):
                             add_four(u, to + z, u, of + z)
         for i in range(H):
             copy(x, (n * H + i) * W * C, u, at + (PH + i) * row + PW * C, W * C)
 
 
+@compiled
+def add_rows(b, low, high, C, total):
+    """Add the rows ``low`` to ``high`` of `b`, C values each, to `total`."""
+    for r in range(low, high - 3, 4):
+        rows = b[r * C:(r + 4) * C]
+        for c in range(C):
+            total[c] += (rows[c] + rows[C + c]) + (rows[2 * C + c] + rows[3 * C + c])
+    for r in range(high - (high - low) % 4, high):
+        for c in range(C):
+            total[c] += b[r * C + c]
+
+
 @shared
 def conv_weight_gradient(part, low, high, u, group, a, offsets, b, zeros, gradients, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, FV):
-    """Write the sum over images and windows of window times `b` to the part's own of `gradients`, (KH·KW·C, FV) each."""
-    gradient = gradients[part * KH * KW * C * FV:(part + 1) * KH * KW * C * FV]
+    """Write the sums over images and windows of window times `b`, and of `b`, to the part's own of `gradients`.
+
+    They are (KH·KW·C + 1, FV) each; the last row is the sum of `b`.
+    """
+    values = KH * KW * C
+    gradient = gradients[part * (values + 1) * FV:(part + 1) * (values + 1) * FV]
+    total = gradient[values * FV:]
+    total[:] = 0
     row = (W + 2 * PW) * C
     padded = PH > 0 or PW > 0
     u[:group * (H + 2 * PH) * row if padded else 0] = 0
@@ -176,8 +196,9 @@ def conv_weight_gradient(part, low, high, u, group, a, offsets, b, zeros, gradie
         if padded:
             pad(images, a, source_at, H, W, C, PH, PW, u)
             source, source_at = u, 0
-        product(0, KH * KW * C, offsets, source, source_at, images, (H + 2 * PH) * row, P, SH * row, Q, SW * C,
+        product(0, values, offsets, source, source_at, images, (H + 2 * PH) * row, P, SH * row, Q, SW * C,
                 b, n * P * Q * FV, FV, zeros, n > low, gradient, 0, FV, FV)
+        add_rows(b, n * P * Q, (n + images) * P * Q, FV, total)
 
 
 @shared
@@ -190,8 +211,8 @@ def dense(part, low, high, u, x, offsets, weight, bias, y, M, K, N, block, NV):
 @shared
 def dense_adjoint(part, low, high, u, b_t, offsets, weight, zeros, y, M, K, N, MV):
     """Columns ``low`` to ``high`` of ``y = b weight^T`` with `weight` stored as (N, K) and `b` as (K, M) in rows of MV values."""
-    for n0 in range(low, high, 64):
-        n1 = min(n0 + 64, high)
+    for n0 in range(low, high, 16):
+        n1 = min(n0 + 16, high)
         product(n0, n1, offsets, weight, 0, 1, 0, 1, 0, K, 1, b_t, 0, MV, zeros, False, u, -n0 * MV, MV, MV)
         for m in range(M):
             for n in range(n0, n1):
@@ -308,13 +329,7 @@ def row_sum(part, low, high, u, b, sums, C):
     """Write the sum of the rows ``low`` to ``high`` of `b`, C values each, to the part's own of `sums`."""
     total = sums[part * C:(part + 1) * C]
     total[:] = 0
-    for r in range(low, high - 3, 4):
-        rows = b[r * C:(r + 4) * C]
-        for c in range(C):
-            total[c] += (rows[c] + rows[C + c]) + (rows[2 * C + c] + rows[3 * C + c])
-    for r in range(high - (high - low) % 4, high):
-        for c in range(C):
-            total[c] += b[r * C + c]
+    add_rows(b, low, high, C, total)
 
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))

@@ -85,7 +85,7 @@ class FastKernels(ReferenceKernels):
             y, m_v = self._empty((m, n), a.dtype), padded(m, a.itemsize)
             args = (self._transposed(np.ascontiguousarray(a)), _lattice((n, k)), _flat(b.T), _zeros(m_v, a.dtype), _flat(y),
                     m, k, n, m_v)
-            self._run(compiled.dense_adjoint, n, args, m * n * k // 32, 64 * m_v)
+            self._run(compiled.dense_adjoint, n, args, m * n * k // 32, 16 * m_v)
             return y
         if not _is_transpose(a):
             return self.dense(a, b, None)
@@ -168,20 +168,26 @@ class FastKernels(ReferenceKernels):
         """Return the sum over samples and windows of window of `a` times `b`, as filters (KH, KW, C, F)."""
         if not _covered(a, b):
             return super().conv_weight_gradient(a, b, size, stride, padding)
+        return self.conv_gradients(a, b, size, stride, padding)[0]
+
+    def conv_gradients(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
+        """Return the `conv_weight_gradient` and the `row_sum` of `b`, which is read once for both."""
+        if not _covered(a, b):
+            return super().conv_gradients(a, b, size, stride, padding)
         shape = (*size, a.shape[3], b.shape[3])
         plan = self._plan(a, shape, stride, padding, TERMS)
         height, width, channels, kh, kw, ph, pw, _, filters, f_v = plan.sizes
         values = _lattice((kh, plan.steps[1]), (kw * channels, 1))
         a_flat, b_flat, zeros = _flat(a), _columns(b), _zeros(f_v, a.dtype)
         parts = self._parts(len(b), b.size * 8)
-        sums = self._empty((parts, len(values), f_v), a.dtype)
+        sums = self._empty((parts, len(values) + 1, f_v), a.dtype)
         args = (plan.group, a_flat, values, b_flat, zeros, _flat(sums), height, width, channels, kh, kw, *stride, ph, pw,
                 plan.rows, plan.columns, f_v)
         self._call(compiled.conv_weight_gradient, len(b), args, parts, plan.room)
         total = sums[0]
         for other in sums[1:]:
             total += other
-        return np.ascontiguousarray(total[:, :filters]).reshape(shape)
+        return np.ascontiguousarray(total[:-1, :filters]).reshape(shape), total[-1, :filters]
 
     # --- pooling ------------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,10 @@ class ReferenceKernels:
         k, f = columns.shape[-1], b.shape[-1]
         return self.product(columns.reshape(-1, k).conj().T, b.reshape(-1, f)).reshape(*size, -1, f)
 
+    def conv_gradients(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
+        """Return the `conv_weight_gradient` and the `row_sum` of `b`."""
+        return self.conv_weight_gradient(a, b, size, stride, padding), self.row_sum(b)
+
     # --- pooling ------------------------------------------------------------------------------------------------------
 
     def max_pool(self, x: Array, size: Pair, stride: Pair, positions: bool = True) -> tuple[Array, Array | None]:

@@ -205,24 +205,30 @@ def copy(typingctx, target, target_at, source, source_at, count):
     return types.void(target, types.intp, source, types.intp, types.intp), codegen
 
 
-@intrinsic
-def add_four(typingctx, target, target_at, source, source_at):
-    """Add four values to four others, in 1-D arrays of one type, as one vector."""
+def _adding(count: int) -> Any:
+    """Return the intrinsic that adds `count` values to as many others, in 1-D arrays of one type, as one vector."""
 
-    def codegen(context, builder, signature, args):
-        vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), 4)
-        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+    @intrinsic
+    def add(typingctx, target, target_at, source, source_at):
+        def codegen(context, builder, signature, args):
+            vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), count)
+            size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
 
-        def four(array, kind, offset):
-            start = context.make_array(kind)(context, builder, array).data
-            return builder.bitcast(builder.gep(start, [offset]), vector.as_pointer())
+            def values(array, kind, offset):
+                start = context.make_array(kind)(context, builder, array).data
+                return builder.bitcast(builder.gep(start, [offset]), vector.as_pointer())
 
-        target, target_at, source, source_at = args
-        to, of = four(target, signature.args[0], target_at), four(source, signature.args[2], source_at)
-        builder.store(builder.fadd(builder.load(to, align=size), builder.load(of, align=size)), to, align=size)
-        return context.get_dummy_value()
+            target, target_at, source, source_at = args
+            to, of = values(target, signature.args[0], target_at), values(source, signature.args[2], source_at)
+            builder.store(builder.fadd(builder.load(to, align=size), builder.load(of, align=size)), to, align=size)
+            return context.get_dummy_value()
 
-    return types.void(target, types.intp, source, types.intp), codegen
+        return types.void(target, types.intp, source, types.intp), codegen
+
+    return add
+
+
+add_four, add_sixteen = _adding(4), _adding(16)
 
 
 def padded(columns: int, itemsize: int) -> int:

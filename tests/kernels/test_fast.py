@@ -75,6 +75,7 @@ def test_convolution_agrees_with_the_reference(fast, g):
                 REFERENCE.conv_adjoint(b, w, stride, padding, g["image"]), dtype)
     assert_same(fast.conv_weight_gradient(x, b, g["size"], stride, padding),
                 REFERENCE.conv_weight_gradient(x, b, g["size"], stride, padding), dtype)
+    assert_same(fast.conv_gradients(x, b, g["size"], stride, padding)[1], REFERENCE.row_sum(b), dtype)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
