@@ -47,40 +47,41 @@ class Normalize(Layer):
         ValueError
             In training mode, if a channel has a single value: its variance says nothing.
         """
-        xp = kernels.array_module(x)
+        k, xp = kernels.of(x), kernels.array_module(x)
         if not record.training or self.frozen:
             record.scale = 1 / xp.sqrt(self.state["running_variance"] + self.epsilon)
             record.normalized = None
-            return (x - self.state["running_mean"]) * record.scale
-        axes = tuple(range(x.ndim - 1))
+            return k.row_affine(x, self.state["running_mean"], record.scale)
         if x.size == x.shape[-1]:
             raise ValueError("batch normalisation in training mode needs more than one value in each channel: this batch "
                              "has a single sample")
-        mean = x.mean(axis=axes)
-        centred = x - mean
-        variance = (centred * centred).mean(axis=axes)
+        count = x.size // x.shape[-1]
+        mean = k.row_sum(x) / count
+        variance = k.row_dot(x, x, mean) / count
         record.statistics = {"running_mean": mean, "running_variance": variance}
         record.scale = 1 / xp.sqrt(variance + self.epsilon)
-        record.normalized = centred * record.scale
+        record.normalized = k.row_affine(x, mean, record.scale)
         return record.normalized
 
     def backward(self, b: Array, record: Record) -> Array:
         """Return ``(b - mean(b) - x̂ mean(x̂ b)) / σ``; at inference ``b / σ``."""
         if record.normalized is None:
             return b * record.scale
-        axes = tuple(range(b.ndim - 1))
-        x = record.normalized
-        return (b - b.mean(axis=axes) - x * (x * b).mean(axis=axes)) * record.scale
+        k, x, count = kernels.of(b), record.normalized, b.size // b.shape[-1]
+        return k.row_affine(b, k.row_sum(b) / count, record.scale, x, -record.scale * (k.row_dot(x, b) / count))
 
     def curvature(self, t: Array, b: Array, record: Record) -> Array | None:
         """Return ``k(t, b)`` as in the module's text; None at inference."""
         if record.normalized is None:
             return None
-        axes = tuple(range(b.ndim - 1))
+        k, count = kernels.of(b), b.size // b.shape[-1]
         x, scale = record.normalized, record.scale
-        t_x, b_x = (t * x).mean(axis=axes), (b * x).mean(axis=axes)
-        q = (b * t).mean(axis=axes) - b.mean(axis=axes) * t.mean(axis=axes) - b_x * t_x
-        return -x * (q * scale**2) - (t_x * self.backward(b, record) + b_x * self.backward(t, record)) * scale
+        b_mean, t_mean = k.row_sum(b) / count, k.row_sum(t) / count
+        t_x, b_x = k.row_dot(t, x) / count, k.row_dot(b, x) / count
+        q = k.row_dot(b, t) / count - b_mean * t_mean - b_x * t_x
+        # With J b and J t written out: multiples of b - mean(b), t - mean(t) and x.
+        from_b = k.row_affine(b, b_mean, -t_x * scale**2, x, (2 * t_x * b_x - q) * scale**2)
+        return k.row_affine(t, t_mean, -b_x * scale**2, from_b, kernels.array_module(b).ones_like(scale))
 
     def updated_state(self, record: Record) -> dict[str, Array]:
         """Return the running statistics after a batch: ``momentum · old + (1 - momentum) · batch`` (paper 003, Eq. 24-25)."""
@@ -107,16 +108,16 @@ class Scale(Layer):
 
     def forward(self, x: Array, record: Record) -> Array:
         """Return ``w x + c``."""
-        return x * self.parameters["weight"] + self.parameters["bias"]
+        return kernels.of(x).row_affine(x, None, self.parameters["weight"], offset=self.parameters["bias"])
 
     def backward(self, b: Array, record: Record) -> Array:
         """Return ``w b``."""
-        return b * self.parameters["weight"]
+        return kernels.of(b).row_affine(b, None, self.parameters["weight"])
 
     def weight_gradients(self, a: Array, b: Array, constant: float = 1.0) -> dict[str, Array]:
         """Return the sums of ``a b`` and of ``constant b`` over all but the channels."""
-        axes = tuple(range(b.ndim - 1))
-        return {"weight": (a * b).sum(axis=axes), "bias": constant * b.sum(axis=axes)}
+        k = kernels.of(b)
+        return {"weight": k.row_dot(a, b), "bias": constant * k.row_sum(b)}
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from convnet import kernels
 from convnet.layers.base import Array, Builder, Container, Layer, Shape, join
 from convnet.layers.block import with_blocks
 
@@ -157,4 +158,4 @@ def added(a: Array | None, b: Array | None) -> Array | None:
     """Return ``a + b``, where None stands for zero."""
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    return kernels.of(a).combination([(1.0, a), (1.0, b)])

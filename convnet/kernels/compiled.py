@@ -332,4 +332,34 @@ def row_sum(part, low, high, u, b, sums, C):
     add_rows(b, low, high, C, total)
 
 
+@shared
+def row_dot(part, low, high, u, a, b, mean, sums, C):
+    """Write the sum of ``(a - mean) (b - mean)`` over the rows ``low`` to ``high`` to the part's own of `sums`."""
+    total = sums[part * C:(part + 1) * C]
+    total[:] = 0
+    for r in range(low, high - 3, 4):
+        first, second = a[r * C:(r + 4) * C], b[r * C:(r + 4) * C]
+        for c in range(C):
+            m = mean[c]
+            total[c] += ((first[c] - m) * (second[c] - m) + (first[C + c] - m) * (second[C + c] - m)) + (
+                (first[2 * C + c] - m) * (second[2 * C + c] - m) + (first[3 * C + c] - m) * (second[3 * C + c] - m))
+    for r in range(high - (high - low) % 4, high):
+        for c in range(C):
+            total[c] += (a[r * C + c] - mean[c]) * (b[r * C + c] - mean[c])
+
+
+@shared
+def row_affine(part, low, high, u, a, shift, scale, b, other, offset, y, C):
+    """Rows ``low`` to ``high`` of ``y = scale (a - shift) + other b + offset``; `b` is empty for none."""
+    for r in range(low, high):
+        values, result = a[r * C:(r + 1) * C], y[r * C:(r + 1) * C]
+        if len(b):
+            beside = b[r * C:(r + 1) * C]
+            for c in range(C):
+                result[c] = scale[c] * (values[c] - shift[c]) + (other[c] * beside[c] + offset[c])
+        else:
+            for c in range(C):
+                result[c] = scale[c] * (values[c] - shift[c]) + offset[c]
+
+
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))

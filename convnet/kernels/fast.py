@@ -65,7 +65,7 @@ class FastKernels(ReferenceKernels):
         self.mean_pool_adjoint(self.mean_pool(x, two, one), two, one, (3, 3))
         self.masked(*self.relu(x))
         self.combination([(1.0, x), (2.0, x)])
-        self.row_sum(x)
+        self.row_affine(x, self.row_sum(x), self.row_dot(x, x))
         matrix = np.zeros((2, 3), dtype)
         self.product(self.product(matrix.T, self.dense(matrix, np.zeros((3, 2), dtype), None)), matrix.T[:2].T.copy().T)
         self.compile_seconds[dtype] = time.perf_counter() - start
@@ -315,6 +315,30 @@ class FastKernels(ReferenceKernels):
         sums = np.empty((parts, channels), b.dtype)
         self._call(compiled.row_sum, b.size // channels, (_flat(b), _flat(sums), channels), parts, 0)
         return sums[0] if parts == 1 else sums.sum(axis=0)
+
+    def row_dot(self, a: Array, b: Array, mean: Array | None = None) -> Array:
+        """Return the sum of ``(a - mean) (b - mean)`` over all but the last axis, `mean` a vector along it and 0 for None."""
+        if not _covered(a, b, a if mean is None else mean):
+            return super().row_dot(a, b, mean)
+        channels, parts = a.shape[-1], self._parts(a.size // a.shape[-1], a.size // 4)
+        sums = np.empty((parts, channels), a.dtype)
+        mean = _zeros(channels, a.dtype) if mean is None else _flat(mean)
+        self._call(compiled.row_dot, a.size // channels, (_flat(a), _flat(b), mean, _flat(sums), channels), parts, 0)
+        return sums[0] if parts == 1 else sums.sum(axis=0)
+
+    def row_affine(
+        self, a: Array, shift: Array | None, scale: Array, b: Array | None = None, other: Array | None = None,
+        offset: Array | None = None,
+    ) -> Array:
+        """Return ``scale (a - shift) + other b + offset``, all but `a` and `b` vectors along the last axis, None for 0."""
+        if not _covered(a, scale, *(given for given in (shift, b, other, offset) if given is not None)):
+            return super().row_affine(a, shift, scale, b, other, offset)
+        channels, dtype = a.shape[-1], a.dtype
+        y, none = self._empty(a.shape, dtype), _zeros(channels, dtype)
+        shift, other, offset = (none if vector is None else _flat(vector) for vector in (shift, other, offset))
+        args = (_flat(a), shift, _flat(scale), none[:0] if b is None else _flat(b), other, offset, _flat(y), channels)
+        self._run(compiled.row_affine, a.size // channels, args, a.size // 4)
+        return y
 
     def accumulate(self, target: Array, keep: float, coefficient: float, x: Array) -> None:
         """Replace `target` by ``keep · target + coefficient · x``."""

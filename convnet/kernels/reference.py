@@ -149,6 +149,22 @@ class ReferenceKernels:
         """Return the sum of `b` over all but its last axis."""
         return b.sum(axis=tuple(range(b.ndim - 1)))
 
+    def row_dot(self, a: Array, b: Array, mean: Array | None = None) -> Array:
+        """Return the sum of ``(a - mean) (b - mean)`` over all but the last axis, `mean` a vector along it and 0 for None."""
+        return self.row_sum(a * b if mean is None else (a - mean) * (b - mean))
+
+    def row_affine(
+        self, a: Array, shift: Array | None, scale: Array, b: Array | None = None, other: Array | None = None,
+        offset: Array | None = None,
+    ) -> Array:
+        """Return ``scale (a - shift) + other b + offset``, all but `a` and `b` vectors along the last axis, None for 0."""
+        y = scale * (a if shift is None else a - shift)
+        if b is not None:
+            y += other * b
+        if offset is not None:
+            y += offset
+        return y
+
     # --- the end of a step --------------------------------------------------------------------------------------------
 
     def gradient_sum(self, vector: Array, parts: Mapping[str, Array]) -> GradientSum:

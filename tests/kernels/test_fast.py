@@ -123,6 +123,11 @@ def test_elementwise_kernels_agree_with_the_reference(fast, dtype, shape):
     np.testing.assert_array_equal(fast.masked(z, mask), np.where(x > 0, z, 0))
     assert_same(fast.combination([(2.0, x), (-0.3, z), (1.5, y)]), 2 * x - 0.3 * z + 1.5 * y, dtype)
     assert_same(fast.row_sum(x), REFERENCE.row_sum(x), dtype)
+    mean, scale, other, offset = rng.standard_normal((4, shape[-1])).astype(dtype)
+    assert_same(fast.row_dot(x, z), REFERENCE.row_dot(x, z), dtype)
+    assert_same(fast.row_dot(x, z, mean), REFERENCE.row_dot(x, z, mean), dtype)
+    assert_same(fast.row_affine(x, mean, scale, z, other, offset), REFERENCE.row_affine(x, mean, scale, z, other, offset), dtype)
+    assert_same(fast.row_affine(x, None, scale), scale * x, dtype)
 
 
 def test_special_values_pass_through(fast):
