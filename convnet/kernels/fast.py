@@ -14,7 +14,7 @@ import numpy as np
 
 from convnet.kernels import compiled
 from convnet.kernels.memory import Pool
-from convnet.kernels.reference import Pair, ReferenceKernels, position_type, window_counts
+from convnet.kernels.reference import Pair, ReferenceKernels, block_position_type, position_type, window_counts
 from convnet.kernels.threads import Workers, default_count
 from convnet.kernels.tile import padded
 
@@ -254,7 +254,7 @@ class FastKernels(ReferenceKernels):
         filters = weight.shape[3]
         counts = window_counts((plan.rows, plan.columns), window, step)
         shape = (len(x), *counts, filters)
-        y, where = (self._empty(shape, kind) for kind in (x.dtype, position_type((window[0] * window[1] + 1, 1))))
+        y, where = (self._empty(shape, kind) for kind in (x.dtype, block_position_type(window)))
         args = (plan.group, _flat(x), plan.windows(), _columns(weight), _row(bias, filters, x.dtype), _flat(y), _flat(where),
                 *plan.sizes, plan.room, plan.columns, *window, *step, *counts)
         maps = plan.rows * plan.columns * filters

@@ -284,3 +284,8 @@ def col2im(columns: Array, size: Pair, stride: Pair, padding: Pair, image: Pair)
 def position_type(size: Pair) -> type[np.unsignedinteger]:
     """Return the smallest unsigned type that can number the cells of a window."""
     return np.uint8 if size[0] * size[1] <= 256 else np.uint32
+
+
+def block_position_type(size: Pair) -> type[np.unsignedinteger]:
+    """Return the smallest unsigned type that can number the cells of a window, and one more number for none of them."""
+    return position_type((size[0] * size[1] + 1, 1))

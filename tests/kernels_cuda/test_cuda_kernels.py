@@ -83,6 +83,27 @@ def test_pooling(cupy, dtype, g):
           reference.mean_pool_adjoint(b, size, stride, image))
 
 
+@pytest.mark.parametrize("window, step", [((3, 2), (2, 2)), ((2, 2), (2, 2)), ((16, 16), (1, 1))])
+def test_a_block_gives_what_its_layers_give(cupy, window, step):
+    place = ((1, 2), (1, 1))
+    x, t, w, bias = signed(5, 3, 17, 33, 4), signed(6, 3, 17, 33, 4), signed(7, 3, 3, 4, 5), signed(8, 5)
+    bias -= 16 * (max(window) > 3)  # so that not all maxima are positive
+    maps = reference.conv(x, w, bias, *place)
+    rectified, mask = reference.relu(maps)
+    expected, where = reference.max_pool(rectified, window, step)
+    on = [cupy.asarray(a) for a in (x, t, w, bias)]
+    y, positions = gpu().conv_relu_max_pool(on[0], on[2], on[3], *place, window, step)
+    close(y, expected)
+    assert positions.dtype == (np.uint8 if window[0] < 16 else np.uint32)
+    tangents = reference.masked(reference.conv(t, w, None, *place), mask)
+    close(gpu().conv_gather(on[1], on[2], *place, positions, window, step),
+          reference.max_pool_gather(tangents, where, window, step))
+    b = signed(9, *expected.shape)
+    spread = reference.masked(reference.max_pool_scatter(b, where, window, step, maps.shape[1:3]), mask)
+    close(gpu().max_pool_scatter(cupy.asarray(b), positions, window, step, maps.shape[1:3]), spread)
+    assert 0 < (expected == 0).sum() < expected.size
+
+
 def test_large_windows_have_wide_positions(cupy):
     x = signed(0, 2, 18, 19, 3)
     x[0, 16, 16, 0] = 10.0

@@ -222,8 +222,8 @@ def test_joined_branches_are_trained_too(made):
 
 
 @pytest.mark.parametrize("network, algorithm, launches", [
-    ("mnist", Backprop(), 44), ("mnist", LossIBP(0.01), 62), ("mnist", PredictionIBP(0.01), 77),
-    ("cifar", Backprop(), 57), ("cifar", LossIBP(0.01), 80),
+    ("mnist", Backprop(), 40), ("mnist", LossIBP(0.01), 56), ("mnist", PredictionIBP(0.01), 69),
+    ("cifar", Backprop(), 51), ("cifar", LossIBP(0.01), 71),
 ])
 def test_launches_of_a_step(monkeypatch, made, network, algorithm, launches):
     # What is launched does not depend on what the kernels find; of 132 multiprocessors.

@@ -12,7 +12,7 @@ from convnet.kernels.cuda.cublas import Cublas, CublasError
 from convnet.kernels.cuda.gradient import DeviceGradientSum
 from convnet.kernels.cuda.launch import THREADS, Launcher, suits, windows
 from convnet.kernels.cuda.products import Products
-from convnet.kernels.reference import ReferenceKernels, position_type, window_counts
+from convnet.kernels.reference import ReferenceKernels, block_position_type, position_type, window_counts
 
 Array = Any
 Pair = tuple[int, int]
@@ -140,6 +140,32 @@ class CudaKernels(ReferenceKernels):
         g, _ = _pool_windows(x.shape, size, stride)
         self.launcher.elements("mean_pool_adjoint", b.dtype, x.size, b, x, g)
         return x
+
+    # --- blocks -------------------------------------------------------------------------------------------------------
+
+    def computes_blocks(self, x: Array) -> bool:
+        """Whether `conv_relu_max_pool` and `conv_gather` exist for arrays like `x`."""
+        return suits(x)
+
+    def conv_relu_max_pool(
+        self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair, window: Pair, step: Pair
+    ) -> tuple[Array, Array]:
+        """Return convolution, ReLU and maximum over windows, and the maxima's positions; where none is positive, no cell's.
+
+        The ReLU costs no launch of its own, neither here nor in the later passes.
+        """
+        maps = self.conv(x, weight, bias, stride, padding)
+        g, shape = _pool_windows(maps.shape, window, step)
+        kind = block_position_type(window)
+        y, where = self._xp.empty(shape, maps.dtype), self._xp.empty(shape, kind)
+        self.launcher.elements(_for_positions("relu_max_pool", kind), maps.dtype, y.size, maps, y, where, g)
+        return y, where
+
+    def conv_gather(
+        self, t: Array, weight: Array, stride: Pair, padding: Pair, positions: Array, window: Pair, step: Pair
+    ) -> Array:
+        """Return the convolution of `t` at the position of each window, 0 where that is no cell's."""
+        return self.max_pool_gather(self.conv(t, weight, None, stride, padding), positions, window, step)
 
     # --- elementwise --------------------------------------------------------------------------------------------------
 

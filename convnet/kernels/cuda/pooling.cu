@@ -1,5 +1,5 @@
 // Maximum and mean over windows, one thread for each element of the result. The position of a maximum is its number in the
-// window, row by row; `position` is an unsigned type that can hold it.
+// window, row by row; `position` is an unsigned type that can hold it. A position of KH·KW is no cell of the window.
 
 struct Place { int n, row, column, channel; };
 
@@ -13,8 +13,10 @@ __device__ __forceinline__ Place place(int i, int rows, int columns, int channel
     return a;
 }
 
+// With `rectify`, max(0, maximum), and no cell's position where the maximum is not positive.
 template <class position>
-__device__ __forceinline__ void maximum(const real* x, real* y, position* positions, const Windows& g, int count)
+__device__ __forceinline__ void maximum(
+    const real* x, real* y, position* positions, const Windows& g, int count, bool rectify)
 {
     int i = element();
     if (i >= count) return;
@@ -31,8 +33,8 @@ __device__ __forceinline__ void maximum(const real* x, real* y, position* positi
                 where = k * g.kw + l;
             }
         }
-    y[i] = best;
-    if (positions) positions[i] = where;
+    y[i] = rectify && best <= 0 ? 0 : best;
+    if (positions) positions[i] = !rectify || best > 0 ? where : g.kh * g.kw;
 }
 
 // A cell gathers from the windows that cover it and whose maximum it is, in the order of `col2im`.
@@ -60,17 +62,27 @@ __device__ __forceinline__ void gather(const real* t, const position* positions,
     Place a = place(i, g.p, g.q, g.c);
     int where = positions[i];
     int row = a.row * g.sh + where / g.kw, column = a.column * g.sw + where % g.kw;
-    y[i] = t[((a.n * g.h + row) * g.w + column) * g.c + a.channel];
+    y[i] = where < g.kh * g.kw ? t[((a.n * g.h + row) * g.w + column) * g.c + a.channel] : 0;
 }
 
 extern "C" __global__ void max_pool_u8(const real* x, real* y, unsigned char* positions, Windows g, int count)
 {
-    maximum(x, y, positions, g, count);
+    maximum(x, y, positions, g, count, false);
 }
 
 extern "C" __global__ void max_pool_u32(const real* x, real* y, u32* positions, Windows g, int count)
 {
-    maximum(x, y, positions, g, count);
+    maximum(x, y, positions, g, count, false);
+}
+
+extern "C" __global__ void relu_max_pool_u8(const real* x, real* y, unsigned char* positions, Windows g, int count)
+{
+    maximum(x, y, positions, g, count, true);
+}
+
+extern "C" __global__ void relu_max_pool_u32(const real* x, real* y, u32* positions, Windows g, int count)
+{
+    maximum(x, y, positions, g, count, true);
 }
 
 extern "C" __global__ void max_pool_scatter_u8(
