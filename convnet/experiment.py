@@ -30,6 +30,7 @@ from convnet.data.prepare import prepare, usual_normalization
 from convnet.data.registry import cache_root
 from convnet.data.sampling import stratified_indices
 from convnet.data.tangents import TRANSFORMATIONS, training_tangents
+from convnet.devices import tf32_allowed
 from convnet.evaluation import error_rate, fgsm_errors, noise_errors
 from convnet.files import remove_partials, write_text
 from convnet.history import History
@@ -187,7 +188,7 @@ class Experiment:
         self.optimizer()
         self.augmentation = setup.augmentation and lookup("augmentation", setup.augmentation, AUGMENTATIONS)
         self.schedule = make("schedule", setup.schedule, SCHEDULES)
-        self.kernels = kernels.of(self.network(0).vector).name
+        self.kernels = kernels_of(self.network(0))
         self.data_digest = fingerprint(self.raw.train_images, self.raw.train_labels,
                                        self.raw.test_images, self.raw.test_labels)
         self._data: tuple[Any, Any] = (None, None)
@@ -300,6 +301,12 @@ class Experiment:
             run, levels=levels, test_error=error_rate(net, images, labels),
             noise_errors=noise_errors(net, images, labels, levels.sigmas),
             fgsm_errors=fgsm_errors(net, images, labels, levels.epsilons))
+
+
+def kernels_of(net: Network) -> str:
+    """Return the name of the kernels that compute `net`, with what else decides about their rounding."""
+    name = kernels.of(net.vector).name
+    return f"{name}, TF32" if name == "cuda" and tf32_allowed() else name
 
 
 def split(dataset: Dataset, share: float, seed: int) -> Dataset:

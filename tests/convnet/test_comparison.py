@@ -5,14 +5,17 @@ import json
 import math
 import shutil
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from convnet import devices, kernels
 from convnet import experiment as experiments
 from convnet.comparison import best, compare, record, table, write_results
 from convnet.evaluation import fgsm_errors, noise_errors
-from convnet.experiment import Experiment, Levels, Setup, split
+from convnet.experiment import Experiment, Levels, Setup, kernels_of, split
+from convnet.layers import Dense
 from convnet.network import Network
 from convnet.passes import Backprop, LossIBP
 from convnet.plots import learning_curves, robustness_curves
@@ -262,3 +265,13 @@ def test_augmentation_varies_training_images_and_crops_test_images(tmp_path):
     assert runs[0].file != runs[1].file
     with pytest.raises(ValueError, match=r"unknown augmentation 'mnits'; did you mean 'mnist'"):
         Experiment(dataclasses.replace(setup, augmentation="mnits"), tmp_path)
+
+
+def test_rounded_factors_make_other_runs_on_a_device_only(monkeypatch):
+    net = Network([Dense(2)], (3,))
+    monkeypatch.setattr(devices, "_tf32", True)
+    assert kernels_of(net) == kernels.cpu().name
+    monkeypatch.setattr(kernels, "of", lambda x: SimpleNamespace(name="cuda"))
+    assert kernels_of(net) == "cuda, TF32"
+    monkeypatch.setattr(devices, "_tf32", False)
+    assert kernels_of(net) == "cuda"
