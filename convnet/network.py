@@ -11,7 +11,7 @@ import numpy as np
 
 from convnet import kernels
 from convnet.devices import array_library
-from convnet.layers.base import Builder, Layer, Record, join, real_number
+from convnet.layers.base import Builder, Container, Layer, Record, join, real_number
 from convnet.layers.containers import Sequential, checked_layers
 from convnet.names import lookup
 from convnet.passes.walk import check_shape, inference
@@ -310,11 +310,20 @@ class Network:
         return load_network(path, device)
 
     def summary(self) -> str:
-        """Return a table of the layers with their output shapes and numbers of parameters."""
+        """Return a table of the layers, those inside of containers below them, with output shapes and numbers of parameters."""
         rows = [("layer", "", "output", "parameters")]
+
+        def add(path: str, layer: Layer) -> None:
+            children = layer.children() if isinstance(layer, Container) else ()
+            inner = [(join(path, name), child) for name, child in children if name]
+            count = 0 if inner else sum(array.size for p, array in self.parameters.items() if p.startswith(f"{path}."))
+            shape = "×".join(map(str, layer.output_shape))
+            rows.append((path, type(layer).__name__ if inner else repr(layer), shape, f"{count:,}" if count else ""))
+            for child in inner:
+                add(*child)
+
         for path, layer in self.root.children():
-            count = sum(array.size for p, array in self.parameters.items() if p.startswith(f"{path}."))
-            rows.append((path, repr(layer), "×".join(map(str, layer.output_shape)), f"{count:,}" if count else ""))
+            add(path, layer)
         rows.append(("", "", "", f"{self.vector.size:,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

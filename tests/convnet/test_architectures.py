@@ -43,3 +43,13 @@ def test_what_does_not_fit_is_named(arguments, message):
     *place, last = arguments if len(arguments) == 4 else (*arguments, 0.0)
     with pytest.raises(ValueError, match=message):
         build(*place, dropout=last)
+
+
+def test_a_summary_shows_what_is_inside_of_blocks_and_adds_up():
+    net = build("resnet", (32, 32, 3), 10)
+    header, *rows, total = net.summary().splitlines()
+    assert header.split() == ["layer", "output", "parameters"]
+    counts = [int(row[header.index("parameters"):].replace(",", "") or 0) for row in [*rows, total]]
+    assert sum(counts[:-1]) == counts[-1] == net.vector.size
+    assert any(row.startswith("5.shortcut.0  Conv(") for row in rows)
+    assert max(map(len, rows)) < 120
