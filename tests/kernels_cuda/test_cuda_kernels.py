@@ -157,6 +157,22 @@ def test_elementwise(cupy, dtype, shape, terms, seed):
 def test_sums_over_rows(cupy, order, dtype, rows, columns):
     b = signed(rows, rows, columns, dtype=dtype)
     close(gpu().row_sum(cupy.asarray(b)), reference.row_sum(b))
+    a, mean = signed(rows + 1, rows, columns, dtype=dtype), signed(columns, columns, dtype=dtype)
+    scale = np.abs(a * b).sum(axis=0).max()  # sums that nearly cancel are as exact as their terms
+    close(gpu().row_dot(*map(cupy.asarray, (a, b))), reference.row_dot(a, b), scale=scale)
+    scale = np.abs((a - mean) * (b - mean)).sum(axis=0).max()
+    close(gpu().row_dot(*map(cupy.asarray, (a, b, mean))), reference.row_dot(a, b, mean), scale=scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (300, 5), (3, 4, 4, 17)])
+def test_multiples_of_rows(cupy, dtype, shape):
+    a, b = signed(1, *shape, dtype=dtype), signed(2, *shape, dtype=dtype)
+    shift, scale, other, offset = signed(3, 4, shape[-1], dtype=dtype)
+    for options in [(shift, scale), (None, scale), (shift, scale, b, other), (None, scale, None, None, offset),
+                  (shift, scale, b, other, offset)]:
+        on = [None if each is None else cupy.asarray(each) for each in options]
+        close(gpu().row_affine(cupy.asarray(a), *on), reference.row_affine(a, *options), scale=10.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

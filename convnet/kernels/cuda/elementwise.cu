@@ -22,6 +22,20 @@ extern "C" __global__ void add_bias(real* y, const real* bias, int columns, int 
     if (i < count) y[i] += bias[i % columns];
 }
 
+// y = scale (a - shift) + other b + offset; all but a and b have a value for each column, and may be null, as b may, but scale.
+extern "C" __global__ void row_affine(
+    const real* a, const real* shift, const real* scale, const real* b, const real* other, const real* offset, real* y,
+    int columns, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    int column = i % columns;
+    real value = scale[column] * (shift ? a[i] - shift[column] : a[i]);
+    if (b) value += other[column] * b[i];
+    if (offset) value += offset[column];
+    y[i] = value;
+}
+
 // y = sum of coefficient times array over up to four arrays; absent ones are null.
 extern "C" __global__ void combination(
     real* y, const real* a0, const real* a1, const real* a2, const real* a3, real c0, real c1, real c2, real c3, int count)

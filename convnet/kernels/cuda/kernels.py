@@ -88,6 +88,26 @@ class CudaKernels(ReferenceKernels):
         """Return the sum of `b` over all but its last axis."""
         return self._products.row_sum(*self._contiguous(b)) if suits(b) else super().row_sum(b)
 
+    def row_dot(self, a: Array, b: Array, mean: Array | None = None) -> Array:
+        """Return the sum of ``(a - mean) (b - mean)`` over all but the last axis, `mean` a vector along it and 0 for None."""
+        if not suits(a, b, a if mean is None else mean):
+            return super().row_dot(a, b, mean)
+        a, b = self._contiguous(a, b)
+        return self._products.row_sum(b, a, None if mean is None else self._contiguous(mean)[0])
+
+    def row_affine(
+        self, a: Array, shift: Array | None, scale: Array, b: Array | None = None, other: Array | None = None,
+        offset: Array | None = None,
+    ) -> Array:
+        """Return ``scale (a - shift) + other b + offset``, all but `a` and `b` vectors along the last axis, None for 0."""
+        given = [each for each in (shift, b, other, offset) if each is not None]
+        if not suits(a, scale, *given):
+            return super().row_affine(a, shift, scale, b, other, offset)
+        y = self._xp.empty(a.shape, a.dtype)
+        arrays = (None if each is None else self._contiguous(each)[0] for each in (a, shift, scale, b, other, offset))
+        self.launcher.elements("row_affine", y.dtype, y.size, *arrays, y, np.int32(a.shape[-1]))
+        return y
+
     # --- pooling ------------------------------------------------------------------------------------------------------
 
     def max_pool(self, x: Array, size: Pair, stride: Pair, positions: bool = True) -> tuple[Array, Array | None]:

@@ -111,8 +111,8 @@ class Products:
 
         return self._way(f"conv weight gradient {_name(g)} f{filters}", a.dtype, own, cublas, n * p * q * k)()
 
-    def row_sum(self, b: Array) -> Array:
-        """Return the sum of `b` over all but its last axis."""
+    def row_sum(self, b: Array, a: Array | None = None, mean: Array | None = None) -> Array:
+        """Return the sum of `b`, with an `a` that of ``(a - mean) (b - mean)``, over all but the last axis."""
         columns = b.shape[-1]
         rows = b.size // columns
         # Blocks of 32 columns; a slice of fewer than 64 rows is not worth a block.
@@ -120,8 +120,8 @@ class Products:
         slice_ = -(-rows // splits)
         splits = -(-rows // slice_)
         partial = self._xp.empty((splits, columns), b.dtype)
-        self._launcher.blocks("row_sums", b.dtype, (-(-columns // 32), splits), THREADS, b, partial, np.int32(rows),
-                              np.int32(columns), np.int32(slice_))
+        self._launcher.blocks("row_sums", b.dtype, (-(-columns // 32), splits), THREADS, b, a, mean, partial,
+                              np.int32(rows), np.int32(columns), np.int32(slice_))
         return (partial if splits == 1 else self._summed(partial, None)).reshape(columns)
 
     # --- the two ways -------------------------------------------------------------------------------------------------
