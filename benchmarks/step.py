@@ -135,7 +135,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
         axis.set_yticks(height, [row["algorithm"] for row in chosen])
         axis.set_title(f"{network}, batch {batch}")
         axis.set_xlabel("ms per step")
-    axes[0, 0].legend(loc="lower right")
+    axes[0, 0].legend(loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
