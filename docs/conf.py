@@ -17,7 +17,7 @@ release = version = convnet.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.mathjax",
               "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "_templates", "**/.ipynb_checkpoints"]
+exclude_patterns = ["results/**/*.md", "_build", "_templates", "**/.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
 # Pages: Markdown with formulas, and the notebooks with the outputs that are committed.
