@@ -169,6 +169,7 @@ def test_the_number_of_threads_follows_the_environment(monkeypatch):
         Workers(0)
 
 
+@pytest.mark.slow
 def test_narrower_vectors_give_the_same():
     """The kernels of processors with 32- and 16-byte vectors, which this one runs as well."""
     code = (
