@@ -67,7 +67,8 @@ class FastKernels(ReferenceKernels):
         self.combination([(1.0, x), (2.0, x)])
         self.row_affine(x, self.row_sum(x), self.row_dot(x, x))
         matrix = np.zeros((2, 3), dtype)
-        self.product(self.product(matrix.T, self.dense(matrix, np.zeros((3, 2), dtype), None)), matrix.T[:2].T.copy().T)
+        for a, other in ((matrix, np.zeros((3, 2), dtype)), (matrix.T, matrix), (matrix, matrix.T)):
+            self.product(a, other)
         self.compile_seconds[dtype] = time.perf_counter() - start
         if self.compile_seconds[dtype] > 1:
             print(f"convnet: compiled the kernels for {dtype} in {self.compile_seconds[dtype]:.0f} s "
