@@ -81,6 +81,8 @@ class Setup:
     epochs, batch_size : int
     optimizer, schedule : str
         Specs, as in "sgd:learning_rate=0.1,momentum=0.9".
+    test_every : int
+        After how many epochs the test error is measured; the last one counts always.
     validation : float
         Share of the training images on which coefficients are chosen.
     """
@@ -100,7 +102,12 @@ class Setup:
     batch_size: int = 32
     optimizer: str = "sgd:learning_rate=0.1,momentum=0.9,dampening=0.9"
     schedule: str = "exponential:decay=0.98"
+    test_every: int = 1
     validation: float = 0.2
+
+    def determining(self) -> dict[str, Any]:
+        """Return what the outcome of training depends on: all but where data lie and how often it is looked at."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("root", "test_every", "validation")}
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,7 @@ class Experiment:
         real_number("validation", setup.validation, 0.0, 1.0)
         whole_number("epochs", setup.epochs, 1)
         whole_number("batch_size", setup.batch_size, 1)
+        whole_number("test_every", setup.test_every, 1)
         self.raw = load(setup.dataset, setup.root)
         self.setup = setup = dataclasses.replace(
             setup, network=setup.network or default_for(self.raw.name, self.raw.input_shape),
@@ -223,11 +231,8 @@ class Experiment:
 
     def settings(self, algorithm: Algorithm, seed: int, validation: bool) -> dict[str, Any]:
         """Return everything that determines a run, as JSON can hold it."""
-        setup = dataclasses.asdict(self.setup)
-        for name in ("root", "validation"):
-            del setup[name]
         return {
-            **setup, "data": self.data_digest, "optimizer": describe(self.optimizer()),
+            **self.setup.determining(), "data": self.data_digest, "optimizer": describe(self.optimizer()),
             "schedule": describe(self.schedule), "algorithm": describe(algorithm), "seed": seed,
             "validation": self.setup.validation if validation else None, "kernels": self.kernels,
             "version": convnet.__version__,
@@ -282,7 +287,7 @@ class Experiment:
             result = train(
                 net, dataset, algorithm, self.optimizer(), self.setup.epochs, self.setup.batch_size, self.schedule, seed,
                 tangents=tangents_for(algorithm, dataset), augmentation=self.augmentation, checkpoint_folder=checkpoint_folder,
-                progress=label if self.progress is None else self.progress)
+                test_every=self.setup.test_every, progress=label if self.progress is None else self.progress)
         except NonFiniteLossError as error:
             run = dataclasses.replace(run, problem=str(error))
         else:

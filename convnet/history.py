@@ -27,7 +27,7 @@ class Epoch:
     training_error : float
         Fraction of training samples that the network of the moment got wrong, in training mode.
     test_error : float or None
-        Fraction of test images misclassified after the epoch, in inference mode; None without test images.
+        Fraction of test images misclassified after the epoch, in inference mode; None where they were not tested.
     learning_rate : float
     seconds : float
         Wall-clock time of the epoch's steps, without evaluation and files.

@@ -75,6 +75,9 @@ def _figure(*titles: str) -> tuple[Figure, Sequence[Axes]]:
 
 def _line(axes: Axes, x: np.ndarray, values: np.ndarray, number: int, label: str, marked: bool) -> None:
     """Draw the mean of `values` (runs, points) and a band of one deviation around it."""
+    # Epochs without a test are not a number.
+    known = ~np.isnan(values).any(axis=0)
+    x, values = x[known], values[:, known]
     mean = values.mean(axis=0)
     colour = COLOURS[number % len(COLOURS)]
     axes.plot(x, mean, color=colour, linestyle=STYLES[number % len(STYLES)], linewidth=1.8, label=label,
@@ -89,7 +92,7 @@ def _line(axes: Axes, x: np.ndarray, values: np.ndarray, number: int, label: str
 def _ceiling(rows: Sequence[Row]) -> float:
     """Return a limit for the error axis: the first epochs' errors would leave the rest a flat line."""
     tails = [error for row in rows for run in row.finished
-             for error in run.history.column("test_error")[len(run.history) // 10:]]
+             for error in run.history.column("test_error")[len(run.history) // 10:] if error is not None]
     return 100 * min(1.0, 1.15 * max(tails, default=1.0) + 0.002)
 
 

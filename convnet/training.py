@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -76,13 +77,14 @@ def train(
     tangents: Array | None = None,
     augmentation: Any = None,
     checkpoint_folder: str | PathLike[str] | None = None,
+    test_every: int = 1,
     progress: bool | str | None = None,
     callback: Callable[[Network, Epoch], object] | None = None,
 ) -> TrainingResult:
     """Train `net` in place.
 
     Every epoch shuffles the training images by a generator of its own, goes through them in batches (the last one may
-    be smaller), and measures the test error.
+    be smaller), and measures the test error if it is due.
 
     Parameters
     ----------
@@ -110,6 +112,9 @@ def train(
         Where a checkpoint is written at the start and after every epoch, and ``history.csv`` and ``history.json`` with
         it. If there is one of this run, training goes on from it, to the same weights, bit for bit, as without an
         interruption. More epochs than before continue a finished run.
+    test_every : int
+        The test error is measured after every so many epochs, and after the last. Small training sets take less time
+        than the test images do.
     progress : bool or str, optional
         Whether to show a progress bar; by default, and with a label for it, if standard error is a terminal.
     callback : callable, optional
@@ -132,6 +137,7 @@ def train(
     """
     _check_types(algorithm, optimizer)
     whole_number("epochs", epochs, 1)
+    whole_number("test_every", test_every, 1)
     loss = default_loss(net) if loss is None else loss
     if net.head is not None and isinstance(net.head, loss.readout or ()):
         raise ValueError(f"{loss!r} contains the {type(net.head).__name__} that this network ends in: leave that layer "
@@ -160,6 +166,10 @@ def train(
 
         with memory_errors(batch_size):
             device = device_epochs(net, algorithm, optimizer, loss, samples)
+    if len(history) == epochs and history[-1].test_error is None and samples.test_images is not None:
+        # A checkpoint of a run that was to go on and be tested later.
+        error = error_rate(net, samples.test_images, samples.test_labels)
+        history.epochs[-1] = dataclasses.replace(history[-1], test_error=error)
     with Progress(progress, epochs, samples.batches, len(history)) as bar:
         for epoch in range(len(history), epochs):
             start = time.perf_counter()
@@ -182,8 +192,8 @@ def train(
                         bar.step(totals)
                 totals.read()
             seconds = time.perf_counter() - start
-            tested = samples.test_images is not None
-            test_error = error_rate(net, samples.test_images, samples.test_labels) if tested else None
+            due = samples.test_images is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs)
+            test_error = error_rate(net, samples.test_images, samples.test_labels) if due else None
             history.epochs.append(Epoch(epoch + 1, *totals.means(), test_error, rates[epoch], seconds))
             if checkpoint is not None:
                 checkpoint.save(net, optimizer, shuffler, history)

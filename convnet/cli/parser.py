@@ -97,6 +97,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                        help="sgd, adagrad, rmsprop or adam with options (default: %(default)s)")
     group.add_argument("--schedule", default=DEFAULTS.schedule, metavar="SPEC",
                        help="constant, exponential, step or cosine with options (default: %(default)s)")
+    group.add_argument("--test-every", type=int, default=DEFAULTS.test_every, metavar="N",
+                       help="test after every N epochs, and after the last (default: %(default)s)")
     group.add_argument("--dtype", default=DEFAULTS.dtype, metavar="TYPE", help="float32 or float64 (default: %(default)s)")
     group.add_argument("--device", default=DEFAULTS.device, metavar="NAME", help="cpu, gpu or auto (default: %(default)s)")
     group.add_argument("--quiet", action="store_true", help="no progress bar and no lines about single runs")
@@ -114,7 +116,7 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
 def setup_from(arguments: argparse.Namespace, **more: Any) -> Setup:
     """Return the setup that the arguments describe."""
     names = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "augmentation", "initialization", "epochs",
-             "batch_size", "optimizer", "schedule", "dtype", "device")
+             "batch_size", "optimizer", "schedule", "test_every", "dtype", "device")
     return Setup(root=arguments.data_root, **{name: getattr(arguments, name) for name in names}, **more)
 
 

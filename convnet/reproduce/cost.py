@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import platform
 import statistics
 import time
@@ -91,8 +92,10 @@ def work(job: Job, train: int, test: int, classes: int) -> float:
         train -= test
     steps = job.part.setup.epochs * train * relative_cost(job.spec, classes)
     sigmas, epsilons = len(job.levels.sigmas), len(job.levels.epsilons)
-    # Once an epoch and once at the end; for FGSM steps a forward and a backward pass before.
-    tests = job.part.setup.epochs + (1 + sigmas + epsilons + (2 if epsilons else 0) if job.fold is None else 0)
+    # In training, and once at the end; for FGSM steps a forward and a backward pass before.
+    tests = math.ceil(job.part.setup.epochs / job.part.setup.test_every)
+    if job.fold is None:
+        tests += 1 + sigmas + epsilons + (2 if epsilons else 0)
     return steps + tests * test / _BACKPROP_PRODUCTS
 
 

@@ -36,7 +36,7 @@ SCALES: dict[str, dict[str, int]] = {
 EMBEDDED = "digits"
 _LIMITS = ("epochs", "seeds", "turns", "choices", "images", "levels")
 _SETUP = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
-          "initialization", "dtype", "epochs", "batch_size", "optimizer", "schedule")
+          "initialization", "dtype", "epochs", "batch_size", "optimizer", "schedule", "test_every")
 _EXTRAS = ("stage", "dimension")
 _TOP = ("title", "paper", "section", "shows", "like", "selection", "seeds", "folds", "turns", "assumptions", "claims",
         "figures", "x_label", "setup", "levels", "part", "algorithm", "scale")
@@ -305,7 +305,7 @@ class _Reader:
         for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if key in values:
                 self.checked(f"{where}{key}", lambda key=key, known=known: make(key, values[key], known))
-        for key in ("epochs", "batch_size", "subset", "per_class", "dimension"):
+        for key in ("epochs", "batch_size", "subset", "per_class", "dimension", "test_every"):
             if key in values:
                 self.checked(f"{where}{key}", lambda key=key: whole_number(key, values[key], 1))
         self.checked(f"{where}dropout", lambda: real_number("dropout", values.get("dropout", 0.0), 0.0, 1.0))

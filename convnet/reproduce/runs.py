@@ -80,9 +80,8 @@ class PartExperiment(Experiment):
 def identity(part: Part, spec: str, seed: int, fold: Fold | None) -> dict[str, Any]:
     """Return what is known of a run's settings without its data: all but data, kernels and version."""
     setup = part.setup
-    settings = {key: value for key, value in dataclasses.asdict(setup).items() if key not in ("root", "validation")}
     return {
-        **settings, "optimizer": describe(make("optimizer", setup.optimizer, OPTIMIZERS)),
+        **setup.determining(), "optimizer": describe(make("optimizer", setup.optimizer, OPTIMIZERS)),
         "schedule": describe(make("schedule", setup.schedule, SCHEDULES)), "algorithm": describe(by_spec(spec)),
         "seed": seed, "validation": None, **_added(part, fold),
     }

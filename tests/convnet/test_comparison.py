@@ -165,6 +165,17 @@ def test_curves_are_images(finished, tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_curves_pass_through_the_epochs_that_were_tested(tmp_path, monkeypatch):
+    rows = compare(Experiment(dataclasses.replace(SMALL, epochs=5, test_every=2), tmp_path), ["bp"], (0, 1), Levels())
+    drawn = []
+    monkeypatch.setattr("convnet.plots._save", lambda figure, *rest: drawn.append(figure))
+    learning_curves(rows, tmp_path / "learning.png")
+    lines = [axes.lines[0].get_xydata() for axes in drawn[0].axes]
+    np.testing.assert_array_equal(lines[0][:, 0], [1, 2, 3, 4, 5])
+    errors = np.mean([[run.history[k].test_error for k in (1, 3, 4)] for run in rows[0].runs], axis=0)
+    np.testing.assert_allclose(lines[1], np.stack([[2, 4, 5], 100 * errors], axis=1), rtol=1e-12)
+
+
 def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
     rows = compare(Experiment(SMALL, tmp_path), ["loss-ibp:beta=1e30", "bp"], (0,), LEVELS)
     assert "epoch 1, batch" in rows[0].runs[0].problem

@@ -128,6 +128,34 @@ def test_constraints_hold_after_every_step():
     assert np.abs(net.parameters["1.weight"]).max() == 0.01
 
 
+def test_test_images_are_looked_at_as_often_as_is_asked_and_after_the_last_epoch():
+    often, seldom, last = (train(make_net(), DATASET, Backprop(), SGD(0.2), epochs=5, batch_size=8, test_every=every)
+                           for every in (1, 2, 9))
+    errors = often.history.column("test_error")
+    assert seldom.history.column("test_error") == [None, errors[1], None, errors[3], errors[4]]
+    assert last.history.column("test_error") == [None] * 4 + [errors[4]]
+    assert often.test_error == last.test_error == errors[4]
+    np.testing.assert_array_equal(often.net.vector, last.net.vector)
+
+
+def test_a_run_cut_short_is_tested_when_its_epochs_are_all_that_is_asked_for(tmp_path):
+    def run(epochs, **options):
+        return train(make_net(), DATASET, Backprop(), SGD(0.2), epochs, batch_size=8, **options)
+
+    def stop(_, epoch):
+        if epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(5, test_every=5, checkpoint_folder=tmp_path, callback=stop)
+    assert run(3, test_every=5, checkpoint_folder=tmp_path).test_error == run(3).test_error
+
+
+def test_test_every_is_checked():
+    with pytest.raises(ValueError, match="test_every is 0; it must be an int, at least 1"):
+        train(make_net(), DATASET, Backprop(), SGD(0.2), epochs=1, test_every=0)
+
+
 def test_soft_labels_and_sets_without_test_images():
     soft = np.eye(3)[LABELS] * 0.8 + 0.2 / 3
     result = train(plain_net(), (IMAGES, soft), Backprop(), SGD(0.1), epochs=1)

@@ -61,6 +61,7 @@ def test_a_file_may_start_from_another(tmp_path):
     ("seeds = 2", "seeds = 0", r"tiny.toml: seeds: .*at least 1"),
     ("turns = 1", "turns = 4", r"tiny.toml: folds is 3 with turns = 4"),
     ("epochs = 2", "epochs = 0", r"tiny.toml: part\[0\].epochs: .*at least 1"),
+    ("epochs = 2", "epochs = 2\ntest_every = 0", r"tiny.toml: part\[0\].test_every: .*at least 1"),
     ("epochs = 2", "epocs = 2", r"tiny.toml: setup.epocs: .*did you mean 'epochs'"),
     ('network = "digits"', 'network = "digts"', r"part\[0\].network: .*did you mean 'digits'"),
     ('dataset = "digits"', 'dataset = "mnits"', r"part\[0\].dataset: .*did you mean 'mnist'"),

@@ -121,7 +121,8 @@ def test_algorithm_seed_fold_and_stage_are_in_the_key_and_the_place_is_not(tiny)
         (part, "bp", 0, (1, 3)), (part, "bp", 0, (0, 5)), (dataclasses.replace(part, stage="logistic"), "bp", 0, None),
     )]
     assert len(set(keys)) == len(keys)
-    elsewhere = dataclasses.replace(part, name="x", setup=dataclasses.replace(part.setup, root="/data", device="gpu"))
+    setup = dataclasses.replace(part.setup, root="/data", device="gpu", test_every=2)
+    elsewhere = dataclasses.replace(part, name="x", setup=setup)
     assert key_of(identity(elsewhere, "bp", 0, None)) == keys[0]
 
 
@@ -159,6 +160,9 @@ def test_work_counts_training_and_tests(tiny):
     # 2 epochs of 60 images and 360 tests, then the clean and one noisy test: (2 + 2) * 360 / 3 passes.
     assert cost.work(final, 60, 360, 10) == pytest.approx(2 * 60 + 4 * 360 / 3, rel=1e-14)
     assert cost.work(held, 60, 360, 10) == pytest.approx(2 * (40 * 4 / 3 + 20 / 3), rel=1e-14)
+    seldom = dataclasses.replace(final.part, setup=dataclasses.replace(final.part.setup, epochs=5, test_every=2))
+    # After epochs 2, 4 and 5.
+    assert cost.work(dataclasses.replace(final, part=seldom), 60, 360, 10) == pytest.approx(5 * 60 + 5 * 360 / 3, rel=1e-14)
 
 
 @pytest.mark.parametrize(("name", "shape", "options", "size"), [
