@@ -69,7 +69,7 @@ def test_where_every_rate_overflows_the_output_says_so(tmp_path, capsys):
     assert "best scale-invariant: h = 1e+06, m = 10, test error" in said
 
 
-@pytest.mark.parametrize("command", ["rates", "mislabelled"])
+@pytest.mark.parametrize("command", [pytest.param("rates", marks=pytest.mark.slow), "mislabelled"])
 def test_a_command_writes_curves_and_a_figure_and_says_its_scale(tmp_path, capsys, command):
     pytest.importorskip("sklearn")
     own = ["--dimensions", "10", "12"] if command == "rates" else ["--fractions", "0", "0.5", "--seeds", "1"]

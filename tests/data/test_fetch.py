@@ -86,8 +86,10 @@ def test_another_copy_under_the_root_will_do_even_unpacked(mnist, tmp_path, plac
     assert mnist.requests == []
 
 
-@pytest.mark.parametrize("fault", ["truncate", "corrupt", "html", "silent", pytest.param("stall", marks=pytest.mark.slow),
-                                   "larger", 404, 500, 503])
+@pytest.mark.parametrize("fault", [
+    "truncate", "corrupt", "html", "larger", 404, 500, 503,
+    *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("silent", "stall")),
+])
 def test_the_second_mirror_helps_where_the_first_fails(mnist, tmp_path, fault):
     mnist.faults[f"/a/{IMAGES}"] = [fault]
     folder = get(tmp_path, timeout=0.3 if fault in ("silent", "stall") else 10.0)

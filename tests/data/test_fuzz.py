@@ -129,6 +129,7 @@ def test_damage_inside_compressed_arrays(tmp_path):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["idx.gz", "compressed mat"])
 def test_bombs(tmp_path, name):
     # 64 MB of zeros in 64 kB

@@ -92,6 +92,7 @@ def test_sets_too_large_for_memory_are_prepared_on_access(both, change):
         np.testing.assert_allclose(large.mean_image, small.mean_image, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
 def test_walking_over_a_mapped_file_takes_little_memory(tmp_path):
     with open(tmp_path / "images", "wb") as file:

@@ -91,6 +91,7 @@ def test_items_that_fail_end_the_threads():
     assert ours() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_ends_a_waiting_caller_at_once():
     code = ("import time\nfrom convnet.data.loader import prefetch\n"

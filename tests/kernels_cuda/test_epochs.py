@@ -79,7 +79,9 @@ def made(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [
+    name if name in ("momentum", "adam") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS
+])
 def test_optimizers(made, name):
     agree(both(small, Backprop(), OPTIMIZERS[name]))
     assert not made[0].refusals and all(replay.recorded for replay in made[0]._replays.values())

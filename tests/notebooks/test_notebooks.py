@@ -67,9 +67,8 @@ def test_every_notebook_has_exercises_whose_solutions_can_be_unfolded(path):
     assert len(notebooks.SOLUTION.findall(exercises)) == count
 
 
-@pytest.mark.parametrize("path", [
-    pytest.param(path, marks=[] if path.name.startswith("2_") else pytest.mark.slow) for path in TEXTS
-], ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 def test_a_fresh_run_with_the_solutions_gives_what_is_stored(path):
     stored = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
     # A claim that no longer holds is an assertion that raises here.

@@ -270,6 +270,7 @@ def test_parts_without_data_are_left_out_and_the_others_run(tmp_path, in_this_pr
     assert "svhn is not in" in (tmp_path / "store" / "reports" / "tiny.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_list_shows_jobs_and_time(tmp_path, capsys, in_this_process, monkeypatch):
     monkeypatch.setenv("CONVNET_DATA", str(tmp_path))
     path = str(write_tiny(tmp_path, SHORT))

@@ -55,7 +55,9 @@ def one_gradient_scaled(factor):
         name: factor * g if name == "0.weight" else g for name, g in step.gradients.items()})
 
 
-@pytest.mark.parametrize("factor", [1.001, -1.0], ids=["0.1 % off", "wrong sign"])
+@pytest.mark.parametrize("factor", [
+    pytest.param(1.001, id="0.1 % off"), pytest.param(-1.0, id="wrong sign", marks=pytest.mark.slow),
+])
 def test_factor_in_one_gradient_is_found_and_the_parameter_named(factor):
     report = check(one_gradient_scaled(factor))
     assert {note.split(",")[0] for note in named(report)} == {"0.weight"}
@@ -118,7 +120,9 @@ class Partial(LossIBP):
         return penalty, [product for name, product in products.items() if name != self.missing]
 
 
-@pytest.mark.parametrize("missing", ["G(t, dy)", "G(y, s)", "Hessian", "curvature"])
+@pytest.mark.parametrize("missing", [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("G(t, dy)", "G(y, s)", "Hessian")), "curvature",
+])
 def test_dropped_term(missing):
     report = check_algorithm(Partial(0.3, missing=missing), raise_on_failure=False)
     networks = {note.split(", ")[1] for note in named(report)}
@@ -211,6 +215,7 @@ def change_statistics(net, batch):
     net.set_state({name: array + 1 for name, array in net.state.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [change_images, change_labels, change_weights, change_statistics],
                          ids=lambda effect: effect.__name__)
 def test_side_effects(effect):
@@ -224,6 +229,7 @@ def test_side_effects(effect):
     assert "nothing given is changed" in {c.name for c in report.failures}
 
 
+@pytest.mark.slow
 def test_randomness_that_is_not_the_network_s():
     class Own(NoiseInjection):
         generator = np.random.default_rng(0)
