@@ -109,15 +109,18 @@ class Entry:
         return f"{self.spec}{',' if ':' in self.spec else ':'}{self.coefficient}={value:g}"
 
     def offered(self, part: str, choices: int | None) -> list[str]:
-        """Return the specs to choose from: of a long grid the `choices` values nearest to the paper's, or to its middle."""
+        """Return the specs to choose from: of a long grid `choices` values, the nearest to the paper's, or evenly spread."""
         if self.coefficient is None:
             return [self.spec]
         values = list(self.grid)
         if choices is not None and choices < len(values):
             told = self.published.get(part)
-            centre = told.coefficient if told and told.coefficient else values[(len(values) - 1) // 2]
-            nearest = sorted(values, key=lambda v: abs(math.log(v / centre)) if v > 0 else math.inf)[:choices]
-            values = [value for value in values if value in nearest]
+            if told and told.coefficient:
+                centre = told.coefficient
+                kept = sorted(values, key=lambda v: abs(math.log(v / centre)) if v > 0 else math.inf)[:choices]
+            else:
+                kept = [values[(2 * i + 1) * len(values) // (2 * choices)] for i in range(choices)]
+            values = [value for value in values if value in kept]
         return [self.with_value(value) for value in values]
 
 

@@ -115,5 +115,9 @@ def test_a_shortened_grid_keeps_what_is_nearest_to_the_papers_best():
     assert entry.offered("mnist", 1) == ["loss-ibp:beta=0.03"]
     assert entry.offered("mnist", 3) == ["loss-ibp:beta=0.01", "loss-ibp:beta=0.03", "loss-ibp:beta=0.1"]
     assert len(entry.offered("mnist", None)) == 5
+    # Where a paper tells none, values from all over the grid: 3 of 0.000001, ..., 1, 3.
+    untold = find("003-table2").entries[1]
+    assert untold.offered("50", 3) == [f"double-backprop:strength={value}" for value in ("1e-05", "0.01", "1")]
+    assert len(untold.offered("50", 1)) == 1 and len(untold.offered("50", 20)) == 8
     norm2 = next(e for e in find("000-table3-mnist").entries if e.name == "IBP-L2")
     assert norm2.offered("mnist", 1) == ["loss-ibp:norm=2,beta=0.2"]
