@@ -35,9 +35,10 @@ def sanitized(*arguments):
 @pytest.mark.slow
 @pytest.mark.skipif(shim.COMPILER is None, reason="g++ is not installed")
 def test_no_kernel_leaves_its_arrays():
+    optimizers = [f"tests/kernels_cuda/test_epochs.py::test_optimizers[{name}]" for name in ("momentum", "rmsprop", "adam")]
     result = sanitized("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler",
                        "-k", "not float32", "tests/kernels_cuda/test_cuda_kernels.py",
-                       *(f"tests/kernels_cuda/test_epochs.py::test_optimizers[{name}]" for name in ("momentum", "rmsprop", "adam")))
+                       *optimizers)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
 
 
