@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import gc
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -29,7 +32,7 @@ from benchmarks.counting import CountingKernels
 from convnet import architectures, kernels
 from convnet.devices import DeviceError, usable_cupy
 from convnet.files import write_text
-from convnet.kernels.cuda.capture import Recorder, Replay
+from convnet.kernels.cuda.capture import WARM_UP, Recorder, Replay
 from convnet.kernels.cuda.epochs import DeviceEpochs
 from convnet.kernels.cuda.launch import Launcher
 from convnet.losses import SoftmaxCrossEntropy
@@ -79,8 +82,10 @@ def ceilings(xp: Any, size: int = 4096) -> dict[str, float]:
             one.__iadd__(1)
 
     replay = Replay(recorder, increments)
-    while not replay.recorded:
+    for _ in range(WARM_UP + 1):
         replay.run()
+    if replay.refusal is not None:
+        raise replay.refusal
     recorder.stream.synchronize()
     with recorder.stream:
         launch = timed(xp, replay.run, 10) / launches
@@ -111,26 +116,26 @@ def counting_launches(xp: Any) -> Iterator[dict[str, int]]:
 
 
 def operations(network: str, algorithm: Algorithm, batch_size: int) -> float:
-    """Return the floating-point operations of the matrix products of one step, counted on the CPU."""
-    net = architectures.build(network, SHAPES[network], 10)
+    """Return the floating-point operations of the matrix products of one step, counted on the CPU for a few images."""
+    net, few = architectures.build(network, SHAPES[network], 10), 4
     rng = np.random.default_rng(0)
-    batch = convnet.Batch(rng.standard_normal((batch_size, *SHAPES[network])), rng.integers(10, size=batch_size))
+    batch = convnet.Batch(rng.standard_normal((few, *SHAPES[network])), rng.integers(10, size=few))
     with kernels.using(CountingKernels(kernels.cpu())) as counting:
         algorithm.gradients(net, SoftmaxCrossEntropy(), batch)
-    return counting.operations
+    return counting.operations * batch_size / few
 
 
 # --- epochs -----------------------------------------------------------------------------------------------------------------
 
 
 def epoch_seconds(run: Callable[[], Any], wait: Callable[[], Any], epochs: int) -> list[float]:
-    """Return the seconds of `epochs` epochs, after two that compile and record."""
+    """Return the seconds of `epochs` epochs, after those that compile and record, also the last, smaller batch's step."""
     found = []
-    for number in range(epochs + 2):
+    for number in range(epochs + WARM_UP + 1):
         start = time.perf_counter()
         run()
         wait()
-        if number >= 2:
+        if number > WARM_UP:
             found.append(time.perf_counter() - start)
     return found
 
@@ -155,14 +160,14 @@ def measure(xp: Any, network: str, name: str, batch_size: int, images: int, epoc
     step_operations = operations(network, algorithm, batch_size)
     floors = {"operations": step_operations / bounds["rate"], "bytes": counts["bytes"] / bounds["bandwidth"],
               "launches": launches * bounds["launch"]}
-    row = {"network": network, "batch": batch_size, "algorithm": name, "images": images, "seconds": seconds,
-           "median": statistics.median(seconds), "step": statistics.median(seconds) / steps, "launches": launches,
-           "bytes": counts["bytes"], "operations": step_operations, "floors": floors,
-           "recorded": not ours.refusals}
-    return row | peers(network, name, batch_size, images, epochs)
+    return {"network": network, "batch": batch_size, "algorithm": name, "images": images, "seconds": seconds,
+            "median": statistics.median(seconds), "step": statistics.median(seconds) / steps, "launches": launches,
+            "bytes": counts["bytes"], "operations": step_operations, "floors": floors,
+            "refusals": {size: str(refusal) for size, refusal in ours.refusals.items()}}
 
 
-def peers(network: str, name: str, batch_size: int, images: int, epochs: int) -> dict[str, Any]:
+@functools.cache
+def peers(network: str, objective: str, batch_size: int, images: int, epochs: int) -> dict[str, Any]:
     """Return the median seconds of PyTorch's epoch, eager and as a graph, each in the better of its two layouts."""
     if not importlib.util.find_spec("torch"):
         return {}
@@ -177,25 +182,37 @@ def peers(network: str, name: str, batch_size: int, images: int, epochs: int) ->
         times = []
         for layout in (False, True):
             net = architectures.build(network, SHAPES[network], 10)
-            peer = TorchEpochs(net, PEER.get(name, name), SHAPES[network], batch_size, images, layout, graph)
+            try:
+                peer = TorchEpochs(net, objective, SHAPES[network], batch_size, images, layout, graph)
+            except RuntimeError as error:
+                if not graph:
+                    raise
+                print(f"PyTorch's step for {objective} cannot be captured: {error}")
+                continue
             times.append(statistics.median(epoch_seconds(peer.epoch, torch.cuda.synchronize, epochs)))
-        found["torch graph" if graph else "torch eager"] = min(times)
+            del peer
+            gc.collect()
+            torch.cuda.empty_cache()
+        if times:
+            found["torch graph" if graph else "torch eager"] = min(times)
     return found
 
 
 # --- output -----------------------------------------------------------------------------------------------------------------
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| network | batch | algorithm | epoch, s | step, µs | floors: operations, bytes, launches (µs) | launches | "
-             "PyTorch eager, s | as a graph, s |", "|---|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        floors = ", ".join(f"{1e6 * row['floors'][name]:.1f}" for name in ("operations", "bytes", "launches"))
-        others = " | ".join(f"{row[name]:.4f}" if name in row else "–" for name in ("torch eager", "torch graph"))
-        lines.append(f"| {row['network']} | {row['batch']} | {row['algorithm']}{'' if row['recorded'] else ' (not recorded)'} | "
-                     f"{row['median']:.4f} | {1e6 * row['step']:.1f} | {floors} | {row['launches']} | {others} |")
-    return "\n".join(lines)
+HEAD = """\
+| network | batch | algorithm | epoch, s | step, µs | floors: operations, bytes, launches (µs) | launches | PyTorch eager, s | as a graph, s |
+|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the Markdown table."""
+    floors = ", ".join(f"{1e6 * row['floors'][name]:.1f}" for name in ("operations", "bytes", "launches"))
+    others = " | ".join(f"{row[name]:.4f}" if name in row else "–" for name in ("torch eager", "torch graph"))
+    refused = "".join(f" (batch of {size} not recorded: {reason})" for size, reason in row["refusals"].items())
+    return (f"| {row['network']} | {row['batch']} | {row['algorithm']}{refused} | {row['median']:.4f} | "
+            f"{1e6 * row['step']:.1f} | {floors} | {row['launches']} | {others} |")
 
 
 def products(measured: dict[str, dict[str, float]]) -> str:
@@ -227,17 +244,24 @@ def main(argv: list[str] | None = None) -> None:
         device = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
         bounds = ceilings(xp, options.size)
         print(f"{device}, CuPy {xp.__version__}: {bounds['rate'] / 1e12:.1f} TFLOP/s (float32 product), "
-              f"{bounds['bandwidth'] / 1e12:.2f} TB/s (copy), {1e6 * bounds['launch']:.2f} µs a launch in a graph\n")
-        rows = [measure(xp, network, name, batch, options.images, options.epochs, bounds)
-                for network in options.networks.split(",") for batch in map(int, options.batches.split(","))
-                for name in options.algorithms.split(",")]
-        measured = kernels.gpu().measured_products()
-    print(table(rows))
+              f"{bounds['bandwidth'] / 1e12:.2f} TB/s (copy), {1e6 * bounds['launch']:.2f} µs a launch in a graph")
+        print(f"{kernels.gpu().cublas_error or 'cuBLAS is there'}\n\n{HEAD}", flush=True)
+        rows: list[dict[str, Any]] = []
+        for network, batch, name in itertools.product(
+                options.networks.split(","), map(int, options.batches.split(",")), options.algorithms.split(",")):
+            row = measure(xp, network, name, batch, options.images, options.epochs, bounds)
+            # PyTorch must find the memory free, and be captured undisturbed.
+            gc.collect()
+            xp.get_default_memory_pool().free_all_blocks()
+            rows.append(row | peers(network, PEER.get(name, name), batch, options.images, options.epochs))
+            # What has been measured must not be lost with what comes next.
+            print(line(rows[-1]), flush=True)
+            measured = kernels.gpu().measured_products()
+            if options.json:
+                found = {"device": device, "bounds": bounds, "rows": rows, "products": measured}
+                write_text(options.json, json.dumps(found, indent=1) + "\n")
     if measured:
         print(f"\n{products(measured)}")
-    if options.json:
-        found = {"device": device, "bounds": bounds, "rows": rows, "products": measured}
-        write_text(options.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -387,16 +387,28 @@ class Event:
 class MemoryPool:
     """As CuPy's, without memory of its own."""
 
+    freed = 0
+
+    def __init__(self, allocator: Callable[[int], Any] | None = None):
+        self.allocator = allocator
+
     def malloc(self, size: int) -> Any:
         """Never called: host memory is NumPy's."""
         raise AssertionError(size)
 
+    def free_all_blocks(self) -> None:
+        """Count the call, for all pools together."""
+        MemoryPool.freed += 1
+
+
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's."""
+
 
 class Device:
-    """A device of few multiprocessors, so that small products are cut into slices."""
+    """The only device."""
 
     id = 0
-    attributes = types.MappingProxyType({"MultiProcessorCount": 6})
 
     def synchronize(self) -> None:
         """Wait."""
@@ -418,12 +430,16 @@ def module() -> types.ModuleType:
     made.ndarray, made.RawModule = ndarray, RawModule
     made.asarray, made.array, made.ascontiguousarray, made.asnumpy = asarray, asarray, ascontiguousarray, asnumpy
     made.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(malloc=None)
-    null = Stream(null=True)
-    properties = {"name": b"CPU double"}
+    null, pool = Stream(null=True), MemoryPool()
+    made.get_default_memory_pool = lambda: pool
+    # Few multiprocessors, so that small products are cut into slices.
+    properties = {"name": b"CPU double", "multiProcessorCount": 6}
     made.cuda = types.SimpleNamespace(
         Device=Device, Event=Event, Graph=Graph, MemoryPool=MemoryPool, get_current_stream=lambda: null, alloc=_alloc,
         get_elapsed_time=lambda start, end: 1.0, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda device: properties,
+        Memory=lambda size: size, MemoryPointer=lambda memory, offset: (memory, offset),
+        runtime=types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1,
+                                      getDeviceProperties=lambda device: properties,
                                       memGetInfo=lambda: (1 << 30, 1 << 31)),
         using_allocator=lambda allocator: contextlib.nullcontext(), set_pinned_memory_allocator=lambda allocator: None,
         Stream=type("Stream", (Stream,), {"null": null}),

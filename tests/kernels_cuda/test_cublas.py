@@ -11,10 +11,11 @@ import pytest
 from convnet import devices
 from convnet.kernels import gpu, to_numpy
 from convnet.kernels.cuda import kernels as cuda_kernels
+from convnet.kernels.cuda.capture import WARM_UP
 from convnet.kernels.cuda.choice import Choices
 from convnet.kernels.cuda.cublas import Cublas, CublasError
 from convnet.kernels.reference import ReferenceKernels
-from tests.kernels_cuda import shim
+from tests.kernels_cuda import cupy_double, shim
 
 reference = ReferenceKernels()
 SOURCE = Path(__file__).with_name("cublas_double.cpp")
@@ -114,6 +115,7 @@ def test_without_the_library_the_own_kernels_do_it(cupy):
         Cublas(cupy)
     a = signed(0, 3, 3)
     np.testing.assert_allclose(to_numpy(gpu().product(cupy.asarray(a), cupy.asarray(a))), a @ a, atol=1e-13)
+    assert "cuBLAS cannot be loaded" in gpu().cublas_error
 
 
 # --- choices --------------------------------------------------------------------------------------------------------------
@@ -121,24 +123,23 @@ def test_without_the_library_the_own_kernels_do_it(cupy):
 
 def test_the_faster_way_is_measured_once_and_recorded(tmp_path):
     path, measured = tmp_path / "folder" / "choices.json", []
-    clock = {"slow": iter([3.0, 2.0, 2.5, 2.2, 9.0]), "fast": iter([5.0, 1.0, 4.0, 4.0, 4.0])}
 
-    def seconds(way, runs):
+    def seconds(way):
         measured.append(way())
-        return next(clock[way()])
+        return {"slow": 2.0, "fast": 1.0}[way()]
 
     ways = {"slow": lambda: "slow", "fast": lambda: "fast"}
     choices = Choices(path, seconds)
     assert choices.of("problem", ways)() == choices.of("problem", ways)() == "fast"
-    assert len(measured) == 10 and json.loads(path.read_text()) == {"problem": "fast"}
-    never = Choices(path, lambda way, runs: pytest.fail("it is recorded"))
+    assert measured == ["slow", "fast"] and json.loads(path.read_text()) == {"problem": "fast"}
+    never = Choices(path, lambda way: pytest.fail("it is recorded"))
     assert never.of("problem", ways)() == "fast"
     assert never.of("other", {"only": lambda: "only"})() == "only"
 
 
 def test_what_another_process_recorded_is_kept(tmp_path):
     path = tmp_path / "choices.json"
-    one, two = Choices(path, lambda way, runs: 1.0), Choices(path, lambda way, runs: 1.0)
+    one, two = Choices(path, lambda way: 1.0), Choices(path, lambda way: 1.0)
     ways = {"a": lambda: "a", "b": lambda: "b"}
     one.of("first", ways)
     two.of("second", ways)
@@ -147,8 +148,8 @@ def test_what_another_process_recorded_is_kept(tmp_path):
 
 def test_what_cannot_be_recorded_is_not_left_to_chance(tmp_path):
     (tmp_path / "file").write_text("")
-    times = iter([2.0] * 5 + [1.0] * 5)
-    choices = Choices(tmp_path / "file" / "choices.json", lambda way, runs: next(times))
+    times = iter([2.0, 1.0])
+    choices = Choices(tmp_path / "file" / "choices.json", lambda way: next(times))
     ways = {"a": lambda: "a", "b": lambda: "b"}
     with pytest.warns(UserWarning, match="cannot be recorded .* 'a' is taken"):
         assert choices.of("problem", ways)() == "a"
@@ -158,7 +159,7 @@ def test_what_cannot_be_recorded_is_not_left_to_chance(tmp_path):
 def test_a_record_of_other_ways_is_measured_again(tmp_path):
     path = tmp_path / "choices.json"
     path.write_text('{"problem": "gone"}')
-    choices = Choices(path, lambda way, runs: 1.0)
+    choices = Choices(path, lambda way: 1.0)
     assert choices.of("problem", {"a": lambda: "a", "b": lambda: "b"})() == "a"
     assert json.loads(path.read_text()) == {"problem": "a"}
 
@@ -168,11 +169,26 @@ def test_a_damaged_record_is_named(tmp_path, text):
     path = tmp_path / "choices.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="delete it"):
-        Choices(path, lambda way, runs: 1.0)
+        Choices(path, lambda way: 1.0)
+
+
+def test_a_way_is_timed_in_a_graph(cupy):
+    """The host's time to launch a kernel does not count: the work is done RUNS times by the launch that is timed."""
+    calls, done = [], cupy.zeros(1)
+
+    def way():
+        calls.append(cupy_double.tape is not None)
+        done.__iadd__(1)
+
+    found = gpu()._seconds(way)
+    runs, rounds = cuda_kernels.RUNS, cuda_kernels.ROUNDS
+    assert calls == [False] * runs * WARM_UP + [True] * runs
+    assert float(done[0]) == runs * (WARM_UP + 1 + rounds)
+    assert found == pytest.approx(1.0 / 1000 / runs)  # the double's events are 1 ms apart
 
 
 def test_the_record_belongs_to_the_device(cupy, library, tmp_path, monkeypatch):
-    monkeypatch.setattr(cuda_kernels.CudaKernels, "_seconds", lambda self, way, runs: 1.0)
+    monkeypatch.setattr(cuda_kernels.CudaKernels, "_seconds", lambda self, way: 1.0)
     a = cupy.asarray(signed(0, 3, 3))
     gpu().product(a, a)
     recorded = json.loads((tmp_path / "convnet" / "products-CPU-double.json").read_text())

@@ -1,10 +1,13 @@
 """The CUDA kernels, run on the CPU through the shim, against the NumPy reference over random geometry."""
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convnet.kernels import gpu, to_numpy
+from convnet.kernels.cuda import products
 from convnet.kernels.reference import ReferenceKernels, random_bits, window_counts
 from tests.kernels_cuda import shim
 
@@ -43,8 +46,8 @@ def close(found, expected, scale=0.0):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @many
-@given(g=geometries(), filters=st.integers(1, 7))
-def test_convolution(cupy, dtype, g, filters):
+@given(g=geometries(), filters=st.integers(1, 7), thin=st.sampled_from([0, products.THIN]))
+def test_convolution(cupy, dtype, g, filters, thin):
     x = signed(g["seed"], g["n"], *g["image"], g["c"], dtype=dtype)
     weight = signed(g["seed"] + 1, *g["size"], g["c"], filters, dtype=dtype)
     bias = signed(g["seed"] + 2, filters, dtype=dtype)
@@ -53,8 +56,9 @@ def test_convolution(cupy, dtype, g, filters):
     close(gpu().conv(cupy.asarray(x), cupy.asarray(weight), cupy.asarray(bias), *geometry), y)
     close(gpu().conv(cupy.asarray(x), cupy.asarray(weight), None, *geometry), y - bias)
     b = signed(g["seed"] + 3, *y.shape, dtype=dtype)
-    close(gpu().conv_adjoint(cupy.asarray(b), cupy.asarray(weight), *geometry, g["image"]),
-          reference.conv_adjoint(b, weight, *geometry, g["image"]))
+    with mock.patch.object(products, "THIN", thin):  # both ways to compute it
+        close(gpu().conv_adjoint(cupy.asarray(b), cupy.asarray(weight), *geometry, g["image"]),
+              reference.conv_adjoint(b, weight, *geometry, g["image"]))
     close(gpu().conv_weight_gradient(cupy.asarray(x), cupy.asarray(b), g["size"], *geometry),
           reference.conv_weight_gradient(x, b, g["size"], *geometry))
 
@@ -210,8 +214,9 @@ def test_products_of_what_is_not_contiguous(cupy):
     close(gpu().masked(cupy.asarray(a).T, cupy.asarray(a.T > 0)), np.where(a.T > 0, a.T, 0))
 
 
-def test_a_convolution_of_many_tiles(cupy, order):
-    x, weight, b = signed(0, 3, 12, 11, 7), signed(1, 5, 4, 7, 70), signed(2, 3, 12, 10, 70)
+@pytest.mark.parametrize("channels", [7, 66])
+def test_a_convolution_of_many_tiles(cupy, order, channels):
+    x, weight, b = signed(0, 3, 12, 11, channels), signed(1, 5, 4, channels, 70), signed(2, 3, 12, 10, 70)
     on = [cupy.asarray(a) for a in (x, weight, b)]
     close(gpu().conv(on[0], on[1], None, (1, 1), (2, 1)), reference.conv(x, weight, None, (1, 1), (2, 1)))
     close(gpu().conv_adjoint(on[2], on[1], (1, 1), (2, 1), (12, 11)),

@@ -1,5 +1,6 @@
 """Epochs on the device, recorded and launched again, against the training loop on the CPU."""
 import contextlib
+import gc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import convnet
 from convnet import devices
 from convnet.kernels import to_numpy
 from convnet.kernels.cuda import capture
+from convnet.kernels.cuda.capture import Recorder
 from convnet.kernels.cuda.epochs import DeviceEpochs, device_epochs
 from convnet.layers import BatchNorm, Concatenate, Conv, Dense, Dropout, Flatten, ReLU
 from convnet.losses import SoftmaxCrossEntropy
@@ -128,17 +130,55 @@ def test_steps_wait_for_nothing_and_send_nothing(made):
     assert all(replay.recorded for replay in epochs._replays.values())
 
 
-def test_what_cannot_be_recorded_runs_kernel_by_kernel(made, monkeypatch):
+def test_what_cannot_be_recorded_runs_kernel_by_kernel(cupy, made, monkeypatch):
     before = ReLU.forward
 
     def uploading(self, x, record):
         y = before(self, x, record)
-        return y if isinstance(y, np.ndarray) else y * cupy_double.asarray(np.ones(1))
+        return y if isinstance(y, np.ndarray) else y * cupy.asarray(np.ones(1))
 
     monkeypatch.setattr(ReLU, "forward", uploading)
     agree(both(small, Backprop(), SGD(0.1)))
     assert set(made[0].refusals) == {4, 2}
-    assert all("sent" in str(refusal) for refusal in made[0].refusals.values())
+
+
+def test_a_recording_that_cannot_be_ended_runs_kernel_by_kernel(made, monkeypatch):
+    end = cupy_double.Stream.end_capture
+
+    def failing(self):
+        end(self)
+        raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(cupy_double.Stream, "end_capture", failing)
+    agree(both(small, Backprop(), SGD(0.1)))
+    assert [str(refusal) for refusal in made[0].refusals.values()] == ["the capture was invalidated"] * 2
+
+
+def test_memory_of_recorded_work_is_given_back_when_training_ends():
+    net, freed = convnet.Network(small(), IMAGE, device="gpu"), cupy_double.MemoryPool.freed
+    gc.collect()
+    gc.disable()  # it may come late
+    try:
+        convnet.train(net, data(), LossIBP(0.1), SGD(0.1), 3, 4)
+        assert cupy_double.MemoryPool.freed == freed + 1
+    finally:
+        gc.enable()
+
+
+def test_a_full_device_takes_the_default_pool_s_memory_and_never_a_graph_s(cupy):
+    recorder, room = Recorder(cupy), [False, True, False, False]
+
+    def memory(size):
+        if not room.pop(0):
+            raise cupy.cuda.runtime.CUDARuntimeError("out of memory")
+        return size
+
+    cupy.cuda.Memory, freed = memory, cupy_double.MemoryPool.freed
+    assert recorder.pool.allocator(1000) == (1000, 0)
+    assert cupy_double.MemoryPool.freed == freed + 1
+    # What a pool takes for a reason to free its own memory is CUDARuntimeError.
+    with pytest.raises(cupy_double.OutOfMemoryError):
+        recorder.pool.allocator(1000)
 
 
 def test_host_draws_keep_the_host_in_the_loop():
@@ -224,13 +264,14 @@ def test_joined_branches_are_trained_too(made):
 
 
 @pytest.mark.parametrize("network, algorithm, launches", [
-    ("mnist", Backprop(), 40), ("mnist", LossIBP(0.01), 56), ("mnist", PredictionIBP(0.01), 69),
-    ("cifar", Backprop(), 51), ("cifar", LossIBP(0.01), 71),
+    ("mnist", Backprop(), 40), ("mnist", LossIBP(0.01), 57), ("mnist", PredictionIBP(0.01), 70),
+    ("cifar", Backprop(), 51), ("cifar", LossIBP(0.01), 72),
 ])
-def test_launches_of_a_step(monkeypatch, made, network, algorithm, launches):
+def test_launches_of_a_step(monkeypatch, cupy, made, network, algorithm, launches):
     # What is launched does not depend on what the kernels find; of 132 multiprocessors.
     monkeypatch.setattr(shim.Library, "launch", lambda *arguments: None)
-    monkeypatch.setattr(cupy_double.Device, "attributes", {"MultiProcessorCount": 132})
+    properties = {"name": b"CPU double", "multiProcessorCount": 132}
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda device: properties)
     shape = {"mnist": (28, 28, 1), "cifar": (32, 32, 3)}[network]
     net = convnet.architectures.build(network, shape, 10, device="gpu")
     optimizer = SGD(0.1, momentum=0.9, dampening=0.9)

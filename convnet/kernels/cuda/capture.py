@@ -8,6 +8,7 @@ is handed out again within the work alone, and the addresses in the graph stay i
 """
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -27,11 +28,33 @@ class Recorder:
     def __init__(self, cupy: Any):
         self.cupy = cupy
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.pool = cupy.cuda.MemoryPool()
+        self.pool = cupy.cuda.MemoryPool(_allocator(cupy))
+        # A pool that is merely dropped never gives its memory back.
+        weakref.finalize(self, self.pool.free_all_blocks).atexit = False
 
     def wait_for_others(self) -> None:
         """Wait until the device has done what other streams were given."""
         self.cupy.cuda.Device().synchronize()
+
+
+def _allocator(cupy: Any) -> Callable[[int], Any]:
+    """Return the allocator of a pool for recorded work.
+
+    A pool whose allocator reports that the device is full frees all that is not in use at the moment, the buffers of a graph
+    among it. This one frees what the default pool holds, and raises an error that the pool lets pass.
+    """
+
+    def allocated(size: int) -> Any:
+        try:
+            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+        except cupy.cuda.runtime.CUDARuntimeError:
+            cupy.get_default_memory_pool().free_all_blocks()
+        try:
+            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+        except cupy.cuda.runtime.CUDARuntimeError:
+            raise cupy.cuda.memory.OutOfMemoryError(size, -1) from None
+
+    return allocated
 
 
 class Replay:
@@ -80,16 +103,16 @@ class Replay:
             # An upload would go into the graph with the address of a staging buffer that is soon another's.
             cuda.set_pinned_memory_allocator(_no_uploads)
             self._work()
+            self._graph = stream.end_capture()
         except MemoryError:
             with suppress(Exception):
                 stream.end_capture()
             raise
         except Exception as error:
-            self.refusal = error
+            # Its traceback would keep the arrays of the work.
+            self.refusal = error.with_traceback(None)
             with suppress(Exception):
                 stream.end_capture()
-        else:
-            self._graph = stream.end_capture()
         finally:
             cuda.set_pinned_memory_allocator(self._recorder.cupy.get_default_pinned_memory_pool().malloc)
 

@@ -18,8 +18,6 @@ from convnet.files import write_text
 Array = Any
 Way = Callable[[], Array]
 
-ROUNDS, RUNS = 5, 20
-
 
 class Choices:
     """Recorded choices of one device.
@@ -29,7 +27,7 @@ class Choices:
     path : path
         A JSON file of problems and ways; it is made when the first choice is.
     seconds : callable
-        ``seconds(way, runs)`` runs `way` so often and returns the seconds that took on the device.
+        ``seconds(way)`` returns the seconds that one run of `way` takes on the device.
 
     Attributes
     ----------
@@ -39,7 +37,7 @@ class Choices:
         Seconds of one run by way, for the problems that were measured in this process.
     """
 
-    def __init__(self, path: Path, seconds: Callable[[Way, int], float]):
+    def __init__(self, path: Path, seconds: Callable[[Way], float]):
         self.path, self._seconds = path, seconds
         self.table = read(path)
         self.measured: dict[str, dict[str, float]] = {}
@@ -61,9 +59,7 @@ class Choices:
     def _fastest(self, problem: str, ways: Mapping[str, Way]) -> str:
         if len(ways) == 1:
             return next(iter(ways))
-        for way in ways.values():  # compiles, loads and allocates what it needs
-            way()
-        found = {name: min(self._seconds(way, RUNS) for _ in range(ROUNDS)) / RUNS for name, way in ways.items()}
+        found = {name: self._seconds(way) for name, way in ways.items()}
         self.measured[problem] = found
         return min(found, key=found.__getitem__)
 

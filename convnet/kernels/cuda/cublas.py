@@ -6,6 +6,7 @@ handle has a workspace of its own, so this module holds a handle and a workspace
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class Cublas:
                 ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
         self._handle = ctypes.c_void_p()
         self._check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.byref(self._handle)))
+        weakref.finalize(self, self._library.cublasDestroy_v2, self._handle).atexit = False
         self._workspace = cupy.cuda.alloc(WORKSPACE_BYTES)
         self._stream: int | None = None
         self._math = DEFAULT_MATH

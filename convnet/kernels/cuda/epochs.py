@@ -7,6 +7,7 @@ own. A step is made of the same passes as anywhere else; only the optimiser's up
 from __future__ import annotations
 
 import math
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,6 +148,8 @@ class DeviceEpochs:
 
     def _step(self, size: int) -> Any:
         """Return the work of one step on a batch of `size` samples."""
+        # Work that held these epochs, which hold the work, would keep the device's memory after training.
+        self = weakref.proxy(self)
         net, launch, dtype = self._net, self._launcher.elements, self._net.dtype
         buffers = [None if a is None else self._xp.zeros((size, *a.shape[1:]), dtype) for a in self._data]
         batch, position = Batch(*buffers), (self._order, self._cursor, np.int32(self.batch_size))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from convnet import devices
+from convnet.kernels.cuda.capture import WARM_UP, Recorder, Replay
 from convnet.kernels.cuda.choice import Choices, Way, record_path
 from convnet.kernels.cuda.cublas import Cublas, CublasError
 from convnet.kernels.cuda.gradient import DeviceGradientSum
@@ -16,6 +17,9 @@ from convnet.kernels.reference import ReferenceKernels, block_position_type, pos
 
 Array = Any
 Pair = tuple[int, int]
+
+# To find out how long a product takes: so many runs in a graph, and the best of so many launches.
+RUNS, ROUNDS = 20, 5
 
 
 class CudaKernels(ReferenceKernels):
@@ -27,6 +31,8 @@ class CudaKernels(ReferenceKernels):
     ----------
     launcher : Launcher
         The compiled kernels.
+    cublas_error : str
+        Why cuBLAS is not used; empty where it is.
     """
 
     name = "cuda"
@@ -36,14 +42,14 @@ class CudaKernels(ReferenceKernels):
 
         self._xp = cupy
         self.launcher = Launcher(cupy)
+        cublas, self.cublas_error = None, ""
         try:
             cublas = Cublas(cupy)
-        except CublasError:
-            cublas = None
-        device = cupy.cuda.Device()
-        name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
-        self._products = Products(self.launcher, cublas, Choices(record_path(name), self._seconds), devices.tf32_allowed,
-                                  device.attributes["MultiProcessorCount"])
+        except CublasError as error:
+            self.cublas_error = str(error)
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        choices = Choices(record_path(properties["name"].decode()), self._seconds)
+        self._products = Products(self.launcher, cublas, choices, devices.tf32_allowed, properties["multiProcessorCount"])
 
     def measured_products(self) -> dict[str, dict[str, float]]:
         """Return the seconds of each way to compute a product, for the products that this process has measured."""
@@ -294,15 +300,30 @@ class CudaKernels(ReferenceKernels):
     def _contiguous(self, *arrays: Array) -> list[Array]:
         return [self._xp.ascontiguousarray(a) for a in arrays]
 
-    def _seconds(self, way: Way, runs: int) -> float:
-        """Return the seconds that `runs` runs of `way` take on the device."""
-        start, end = self._xp.cuda.Event(), self._xp.cuda.Event()
-        start.record()
-        for _ in range(runs):
-            way()
-        end.record()
-        end.synchronize()
-        return self._xp.cuda.get_elapsed_time(start, end) / 1000
+    def _seconds(self, way: Way) -> float:
+        """Return the seconds that a run of `way` takes on the device, launched in a graph as in a recorded step.
+
+        Launched one by one, most products take the host longer than the device.
+        """
+
+        def many() -> None:
+            for _ in range(RUNS):
+                way()
+
+        cuda, recorder = self._xp.cuda, Recorder(self._xp)
+        recorder.wait_for_others()
+        replay, found = Replay(recorder, many), []
+        for _ in range(WARM_UP + 1):
+            replay.run()
+        with recorder.stream:
+            for _ in range(ROUNDS):
+                start, end = cuda.Event(), cuda.Event()
+                start.record()
+                replay.run()
+                end.record()
+                end.synchronize()
+                found.append(cuda.get_elapsed_time(start, end) / 1000 / RUNS)
+        return min(found)
 
 
 def _conv_windows(images: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> np.ndarray:

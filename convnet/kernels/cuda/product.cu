@@ -11,8 +11,8 @@
 #define PITCH (TILE + 4)   // of a row in shared memory: keeps rows aligned for vector loads and their writes off one bank
 
 // --- operands --------------------------------------------------------------------------------------------------------------
-// `outer` and `inner` turn an index into what several elements share, `at` reads one. Neighbouring threads get neighbouring
-// inner indices where INNER_FAST is set, outer ones otherwise: whichever lie side by side in memory.
+// `outer` and `inner` turn an index into what several elements share, `at` reads one. Groups of 16 neighbouring threads get
+// neighbouring inner indices where INNER_FAST is set, outer ones otherwise: whichever lie side by side in memory.
 
 struct InnerRows {  // element (o, i) at data[o * pitch + i]
     static const bool INNER_FAST = true;
@@ -135,20 +135,21 @@ struct FilterChannels {  // outer is a channel, inner (k, l, filter) of filters 
 
 // --- the product -----------------------------------------------------------------------------------------------------------
 
-// Fetch this thread's elements of the operand's tile, outer from `first`, inner from `start`; 0 beyond the ends.
+// Fetch this thread's elements of the operand's tile, outer from `first`, inner from `start`; 0 beyond the ends. All of them have
+// the same inner index, whose place is worked out once for each step.
 template <class Operand>
 struct Fetch {
     Operand operand;
-    int outer_of[EACH], inner_of[EACH];
+    int outer_of[EACH], inner_of;
     typename Operand::Outer outer[EACH];
     bool exists[EACH];
 
     __device__ __forceinline__ Fetch(const Operand& operand_, int first, int count) : operand(operand_)
     {
+        int tens = (int)threadIdx.x / STEP, ones = (int)threadIdx.x % STEP;
+        inner_of = Operand::INNER_FAST ? ones : tens;
         for (int e = 0; e < EACH; e++) {
-            int number = (int)threadIdx.x + e * THREADS;
-            outer_of[e] = Operand::INNER_FAST ? number / STEP : number % TILE;
-            inner_of[e] = Operand::INNER_FAST ? number % STEP : number / TILE;
+            outer_of[e] = (Operand::INNER_FAST ? tens : ones) + e * (TILE / EACH);
             exists[e] = first + outer_of[e] < count;
             outer[e] = operand.outer(exists[e] ? first + outer_of[e] : 0);
         }
@@ -156,22 +157,15 @@ struct Fetch {
 
     __device__ __forceinline__ void read(real* into, int start, int end) const
     {
-        if (Operand::INNER_FAST) {  // all of a thread's elements have the same inner index
-            int i = start + inner_of[0];
-            bool inside = i < end;
-            typename Operand::Inner inner = operand.inner(inside ? i : 0);
-            for (int e = 0; e < EACH; e++) into[e] = inside && exists[e] ? operand.at(outer[e], inner) : real(0);
-        } else {
-            for (int e = 0; e < EACH; e++) {
-                int i = start + inner_of[e];
-                into[e] = i < end && exists[e] ? operand.at(outer[e], operand.inner(i)) : real(0);
-            }
-        }
+        int i = start + inner_of;
+        bool inside = i < end;
+        typename Operand::Inner inner = operand.inner(inside ? i : 0);
+        for (int e = 0; e < EACH; e++) into[e] = inside && exists[e] ? operand.at(outer[e], inner) : real(0);
     }
 
     __device__ __forceinline__ void write(const real* from, real* tile) const
     {
-        for (int e = 0; e < EACH; e++) tile[inner_of[e] * PITCH + outer_of[e]] = from[e];
+        for (int e = 0; e < EACH; e++) tile[inner_of * PITCH + outer_of[e]] = from[e];
     }
 };
 
@@ -226,6 +220,7 @@ extern "C" __global__ void sum_slices(const real* partial, const real* bias, rea
     int i = element();
     if (i >= count) return;
     real sum = 0;
+    #pragma unroll 16
     for (int s = 0; s < splits; s++) sum += partial[(long long)s * count + i];
     out[i] = sum + (bias ? bias[i % n] : real(0));
 }

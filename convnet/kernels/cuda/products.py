@@ -1,7 +1,8 @@
 """Matrix products and convolutions on the device, each in two ways: by the own kernels, and by cuBLAS.
 
 The own kernels of a convolution read the windows straight from the images, add the bias as they write, and need no column
-matrix: one or two launches. cuBLAS multiplies faster and needs the column matrix and a launch more for the bias.
+matrix but for the adjoint to images of few channels: one or two launches. cuBLAS multiplies faster and needs the column matrix
+and a launch more for the bias.
 """
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ Pair = tuple[int, int]
 
 # As in product.cu.
 TILE, STEP, THREADS = 64, 16, 256
+# Images of fewer channels leave most columns of a tile empty: their adjoint is computed by way of the column matrix.
+THIN = 16
 # A slice of the inner axis holds at least so many steps, or its start and end cost more than it saves.
 LEAST_STEPS = 4
 
@@ -86,11 +89,15 @@ class Products:
         filters = weight.shape[-1]
 
         def own() -> Array:
+            if images[3] < THIN and n * p * q * k < LARGEST:
+                return gathered(self._tiled("product_nt", (b, weight), (), n * p * q, k, filters, None))
             cells, inner = math.prod(images[:3]), math.prod(weight.shape[:2]) * filters
             return self._tiled("convolution_adjoint", (b, weight), (g,), cells, images[3], inner, None)
 
         def cublas() -> Array:
-            columns = self._gemm(b.reshape(-1, filters), False, weight.reshape(k, -1), True, (n * p * q, k))
+            return gathered(self._gemm(b.reshape(-1, filters), False, weight.reshape(k, -1), True, (n * p * q, k)))
+
+        def gathered(columns: Array) -> Array:
             x = self._xp.empty(images, b.dtype)
             self._launcher.elements("col2im", b.dtype, x.size, columns, x, g)
             return x

@@ -5,17 +5,8 @@ import pytest
 from convnet import kernels
 from convnet.data.affine import affine_matrices, affine_resample, affine_resample_adjoint
 from convnet.data.augment import Augmentation
-from convnet.devices import DeviceError, usable_cupy
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(scope="module")
-def cupy():
-    try:
-        return usable_cupy()
-    except DeviceError as error:
-        pytest.skip(str(error))
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 def case(dtype):
