@@ -38,8 +38,7 @@ def error_rate(net: Network, images: Array, labels: Array, batch_size: int = 256
     batch_size : int
         Images per slice; it does not change the result.
     """
-    wrong = sum(_wrong(net, x, y) for x, y in _slices(images, labels, batch_size))
-    return wrong / len(images)
+    return int(sum(_wrong(net, x, y) for x, y in _slices(images, labels, batch_size))) / len(images)
 
 
 def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[float], seed: int = 0,
@@ -59,12 +58,13 @@ def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[fl
     """
     sigmas = [real_number("sigma", sigma, 0.0) for sigma in sigmas]
     rng = np.random.default_rng(seed)
-    wrong = np.zeros(len(sigmas), int)
+    wrong: list[Any] = [0] * len(sigmas)
     for x, y in _slices(images, labels, batch_size):
         noise = net.xp.asarray(rng.standard_normal(x.shape, np.float32), dtype=net.dtype)
         x = net.asarray(x)
-        wrong += np.array([_wrong(net, x + noise * net.dtype.type(sigma), y) for sigma in sigmas], int)
-    return [float(count / len(images)) for count in wrong]
+        wrong = [count + _wrong(net, x + noise * net.dtype.type(sigma), y)
+                 for count, sigma in zip(wrong, sigmas, strict=True)]
+    return [int(count) / len(images) for count in wrong]
 
 
 def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[float], loss: Loss | None = None,
@@ -82,12 +82,13 @@ def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[f
     """
     epsilons = [real_number("epsilon", epsilon, 0.0) for epsilon in epsilons]
     loss = default_loss(net) if loss is None else loss
-    wrong = np.zeros(len(epsilons), int)
+    wrong: list[Any] = [0] * len(epsilons)
     for x, y in _slices(images, labels, batch_size):
         x = net.asarray(x)
         direction = net.xp.sign(input_gradient(net, loss, x, y))
-        wrong += np.array([_wrong(net, x + direction * net.dtype.type(epsilon), y) for epsilon in epsilons], int)
-    return [float(count / len(images)) for count in wrong]
+        wrong = [count + _wrong(net, x + direction * net.dtype.type(epsilon), y)
+                 for count, epsilon in zip(wrong, epsilons, strict=True)]
+    return [int(count) / len(images) for count in wrong]
 
 
 def input_gradient(net: Network, loss: Loss, images: Array, labels: Array) -> Array:
@@ -121,5 +122,6 @@ def _slices(images: Array, labels: Array, batch_size: int) -> Iterator[tuple[Arr
         yield images[start:start + batch_size], labels[start:start + batch_size]
 
 
-def _wrong(net: Network, images: Array, labels: Array) -> int:
-    return int((net.predict(images, len(images)) != net.xp.asarray(class_ids(labels))).sum())
+def _wrong(net: Network, images: Array, labels: Array) -> Array:
+    """Return how many images are misclassified, as a number on the network's device: to read each one would be to wait."""
+    return (net.predict(images, len(images)) != net.xp.asarray(class_ids(labels))).sum()

@@ -51,6 +51,7 @@ def facts() -> list[tuple[str, str]]:
         cupy = usable_cupy()
         name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
         found.append(("GPU", f"{name}, CuPy {cupy.__version__}"))
+        found.append(("cuBLAS", kernels.gpu().cublas_error or "loaded"))
     except DeviceError as error:
         found.append(("GPU", f"not usable: {error}"))
     return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,7 +45,15 @@ def cpu() -> Any:
     """Return the kernels in use for NumPy arrays."""
     global _cpu
     if _cpu is None:
-        _cpu = load(os.environ.get("CONVNET_KERNELS") or available())
+        asked = os.environ.get("CONVNET_KERNELS")
+        try:
+            _cpu = load(asked or available())
+        except ImportError as error:
+            if asked:
+                raise
+            # As where NumPy is newer than numba knows.
+            warnings.warn(f"the fast kernels cannot be loaded, the plain ones are taken: {error}", stacklevel=2)
+            _cpu = load("reference")
     return _cpu
 
 
