@@ -167,7 +167,8 @@ class SquaredError(Loss):
 
 
 class MeanSquaredError(SquaredError):
-    """Mean over the outputs: ``L = ‖z - l‖² / K``; ``dL/dz = 2 (z - l) / K``, ``H = 2 I / K`` (paper 003, Eq. 2)."""
+    """Mean over the outputs: ``L = ‖z - l‖² / K``; ``dL/dz = 2 (z - l) / K``, ``H = 2 I / K`` (paper 003, Eq. 2, where
+    the outputs are those of n samples)."""
 
     def _factor(self, z: Array) -> float:
         return 2 / z.shape[-1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from convnet import kernels
-from convnet.layers.base import real_number
+from convnet.layers.base import flag, real_number
 
 if TYPE_CHECKING:
     from convnet.network import Network
@@ -193,6 +193,7 @@ class SGD(Optimizer):
         super().__post_init__()
         real_number("momentum", self.momentum, 0.0, 1.0)
         real_number("dampening", self.dampening, 0.0, 1.0)
+        flag("nesterov", self.nesterov)
         if self.dampening and not self.momentum:
             raise ValueError(f"dampening is {self.dampening} but momentum is 0; dampening needs a momentum")
         if self.nesterov and (not self.momentum or self.dampening):
@@ -226,6 +227,7 @@ class _Adaptive(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         real_number("epsilon", self.epsilon, 0.0)
+        flag("epsilon_inside", self.epsilon_inside)
 
     def root(self, square: Array, out: Array, xp: Any) -> Array:
         """Return ``sqrt(square) + ε``, or ``sqrt(square + ε)``, in `out`."""

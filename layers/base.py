@@ -294,13 +294,20 @@ def whole_number(name: str, value: int, least: int) -> int:
 def real_number(name: str, value: float, low: float, high: float = np.inf, *, open_high: bool = True) -> float:
     """Return `value` as a float in [low, high), or in [low, high] unless `open_high`; otherwise raise ValueError."""
     try:
-        number = float(value)
+        number = np.nan if isinstance(value, (str, bool)) else float(value)
     except (TypeError, ValueError):
         number = np.nan
     if not (low <= number < high or (number == high and not open_high and np.isfinite(high))):
         bound = f"at least {low}" if high == np.inf else f"in [{low}, {high}{')' if open_high else ']'}"
         raise ValueError(f"{name} is {value!r}; it must be a number {bound}")
     return number
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return `value` if it is True or False; otherwise raise ValueError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
 
 
 def image_shape(input_shape: Shape) -> tuple[int, int, int]:

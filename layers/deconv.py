@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from convnet import kernels
-from convnet.layers.base import Array, Builder, Layer, Record, Shape, image_shape, pair, whole_number
+from convnet.layers.base import Array, Builder, Layer, Record, Shape, flag, image_shape, pair, whole_number
 
 
 @dataclass(eq=False)
@@ -49,6 +49,7 @@ class Deconv(Layer):
         self.size = pair("size", self.size, 1)
         self.stride = pair("stride", self.stride, 1)
         self.padding = pair("padding", self.padding, 0)
+        self.bias = flag("bias", self.bias)
 
     def build(self, input_shape: Shape, builder: Builder) -> Shape:
         """Make the filters and the bias."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convnet import kernels
-from convnet.layers.base import Array, Builder, Layer, Record, Shape, whole_number
+from convnet.layers.base import Array, Builder, Layer, Record, Shape, flag, whole_number
 
 
 @dataclass(eq=False)
@@ -34,6 +34,7 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         self.units = whole_number("units", self.units, 1)
+        self.bias = flag("bias", self.bias)
 
     def build(self, input_shape: Shape, builder: Builder) -> Shape:
         """Make the weight matrix and the bias."""

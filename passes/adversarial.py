@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convnet.kernels import array_module
+from convnet.layers.base import flag
 from convnet.passes.algorithm import Algorithm, Run, Step, checked_coefficient, checked_norm
 from convnet.passes.walk import second_pass
 
@@ -43,6 +44,7 @@ class AdversarialTraining(Algorithm):
     def __post_init__(self) -> None:
         checked_coefficient("epsilon", self.epsilon)
         checked_norm(self.norm)
+        flag("fast", self.fast)
 
     def schedule(self, run: Run) -> Step:
         """Passes 1 and 2 at ``x``, then 1 and 2 at ``x*``."""

@@ -16,6 +16,10 @@ For each ``c``: a backward pass ``b`` from ``q_c``, which gives ``R_c = ‖b_0�
 gradient ``G(t, b)``. One fourth pass for all of them follows the dependence of ``q_c`` and of the Jacobians:
 ``s_K = sum_c (dq_c/dz)^T t_K`` with curvature ``sum_c k(t, b)``, giving ``G(y, s)``. The gradient is exact; there is no other
 published form.
+
+A backward pass carries the rows of all samples at once. Where samples are coupled, by batch normalisation in training mode,
+``b_0`` of a sample is the derivative of the whole batch's ``sum_n q_c · z_n`` in its input, cross terms included, as ``dy_0``
+is that of the whole batch's loss.
 """
 from __future__ import annotations
 
@@ -82,7 +86,9 @@ class JacobianRegularizer(Penalty):
     projections : int, optional
         Estimate the norm from so many random directions instead of all K classes:
         ``(K/n) sum_{p=1..n} ‖J_o^T v_p‖²`` with ``v_p`` uniform on the unit sphere, which is unbiased (Hoffman et al. 2019). Each
-        sample has its own directions, drawn from the network's generator.
+        sample has its own directions, drawn from the network's generator. Behind batch normalisation in training mode their
+        signs average the cross terms between samples away: that estimates ``‖J‖_F²`` of the whole batch, another number than
+        without projections.
 
     Raises
     ------

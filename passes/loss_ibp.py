@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from convnet.layers.base import flag
 from convnet.passes.algorithm import InputGradientPenalty, Run, checked_coefficient, checked_norm, norm_penalty
 
 Array = Any
@@ -45,6 +46,7 @@ class LossIBP(InputGradientPenalty):
     def __post_init__(self) -> None:
         checked_coefficient("beta", self.beta)
         checked_norm(self.norm)
+        flag("exact", self.exact)
 
     @property
     def coefficient(self) -> float:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from convnet.layers.base import flag
 from convnet.layers.containers import added
 from convnet.passes.algorithm import Penalty, Run, checked_coefficient, checked_norm, checked_place, norm_penalty
 from convnet.passes.objective import Objective
@@ -55,6 +56,7 @@ class PredictionIBP(Penalty):
         checked_coefficient("beta", self.beta)
         checked_norm(self.norm)
         checked_place(self.at)
+        flag("exact", self.exact)
 
     @property
     def coefficient(self) -> float:

@@ -6,7 +6,8 @@ Original (Simard et al. 2012; papers 001/002, section 2.1, Eq. 3): penalty on th
 ``sum_k k(t^k, u^k)``; on piecewise-linear networks with the penalty at the logits it is zero, and published and exact are the
 same.
 
-Fast (papers 001/002, section 4.1, Eq. 10): penalty on the loss, ``R = sum_k ℓ(dy_0 · τ_k)``. It is a penalty on ``dy_0``, so ONE
+Fast (papers 001/002, section 4.1, Eq. 10): penalty on the loss, ``R = sum_k ℓ(dy_0 · τ_k)``, with the ``ℓ`` of Eq. 3, which
+Eq. 10 leaves out. It is a penalty on ``dy_0``, so ONE
 third pass from ``t_0 = sum_k ℓ'(dy_0 · τ_k) τ_k`` serves any number of tangents.
 
 Here ``ℓ(v) = (1/r) ‖v‖_r^r``.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convnet.batch import Batch
+from convnet.layers.base import flag
 from convnet.layers.containers import added
 from convnet.passes.algorithm import (
     InputGradientPenalty,
@@ -64,6 +66,8 @@ class TangentProp(InputGradientPenalty):
     def __post_init__(self) -> None:
         checked_coefficient("beta", self.beta)
         checked_norm(self.norm)
+        flag("fast", self.fast)
+        flag("exact", self.exact)
         if checked_place(self.at) != "logits" and self.fast:
             raise ValueError(f"at is {self.at!r} with fast=True: the fast form penalises the loss and has no such choice")
 

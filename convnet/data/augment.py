@@ -61,6 +61,9 @@ class Augmentation:
 
     def __post_init__(self):
         put = object.__setattr__
+        for name in ("whole_pixels", "reflect"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if self.crop is not None:
             crop = _pair("crop", self.crop)
             if any(number < 1 or number != int(number) for number in crop):
@@ -76,7 +79,7 @@ class Augmentation:
         if not 0 < low <= high:
             raise ValueError(f"scale is {self.scale!r}; it must be a range (low, high) with 0 < low <= high")
         put(self, "scale", (low, high))
-        if not 0 <= self.rotation <= 180:
+        if isinstance(self.rotation, str) or not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation is {self.rotation!r}; it must be the largest angle in degrees, from 0 to 180")
         put(self, "fill", tuple(self.fill) if np.ndim(self.fill) else float(self.fill))
         if not np.isfinite(self.fill).all():

@@ -206,6 +206,8 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing():
     (lambda: SGD(0.1, weight_decay=-1), "weight_decay"), (lambda: SGD(0.1, l1=float("inf")), "l1"),
     (lambda: Adam(beta2=1.0), "beta2"), (lambda: RMSProp(decay=-0.5), "decay"),
     (lambda: AdaGrad(epsilon=-1.0), "epsilon"),
+    (lambda: SGD("0.1"), "learning_rate is '0.1'"), (lambda: SGD(True), "learning_rate is True"),
+    (lambda: SGD(0.1, momentum=0.9, nesterov="no"), "nesterov is 'no'"), (lambda: Adam(epsilon_inside=1), "epsilon_inside is 1"),
 ])
 def test_options_out_of_range_are_named(make, name):
     with pytest.raises(ValueError, match=name):

@@ -102,6 +102,8 @@ BAD_OPTIONS = {
     "stride 0": (lambda: Conv(2, 3, stride=0), "stride is 0"),
     "negative padding": (lambda: Conv(2, 3, padding=(0, -1)), r"padding is \(0, -1\)"),
     "no units": (lambda: Dense(0), "units is 0"),
+    "a bias in words": (lambda: Conv(2, 3, bias="no"), "bias is 'no'; it must be True or False"),
+    "a bias of 0": (lambda: Dense(2, bias=0), "bias is 0"),
     "units in words": (lambda: Dense("ten"), "units is 'ten'"),
 }
 

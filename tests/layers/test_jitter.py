@@ -64,7 +64,8 @@ def test_options_survive_json():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"scale": (2, 1)}, "scale is"), ({"rotation": 999}, "rotation is 999"), ({"crop": 0}, "crop is 0")])
+    ({"scale": (2, 1)}, "scale is"), ({"rotation": 999}, "rotation is 999"), ({"crop": 0}, "crop is 0"),
+    ({"rotation": "x"}, "rotation is 'x'"), ({"reflect": "no"}, "reflect is 'no'"), ({"whole_pixels": 1}, "whole_pixels is 1")])
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Jitter(**options)

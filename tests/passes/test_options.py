@@ -25,7 +25,7 @@ COEFFICIENTS = {
 }
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "much", None], ids=str)
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "much", "0.1", True, None], ids=str)
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in COEFFICIENTS.items() for kind in kinds],
                          ids=lambda v: v if isinstance(v, str) else v.__name__)
 def test_coefficients_are_finite_and_not_negative(name, kind, value):
@@ -46,6 +46,18 @@ def test_norm_is_1_or_2(kind, norm):
 ], ids=["prediction IBP", "tangent propagation", "Jacobian regulariser"])
 def test_places_are_logits_and_output(make):
     with pytest.raises(ValueError, match="at is 'softmax'; it must be 'logits' or 'output'"):
+        make()
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: LossIBP(0.1, exact="no"), "exact is 'no'; it must be True or False"),
+    (lambda: PredictionIBP(0.1, exact=1), "exact is 1"),
+    (lambda: TangentProp(0.1, exact=None), "exact is None"),
+    (lambda: TangentProp(0.1, fast="no"), "fast is 'no'"),
+    (lambda: AdversarialTraining(0.1, fast=0), "fast is 0"),
+], ids=str)
+def test_flags_are_true_or_false(make, words):
+    with pytest.raises(ValueError, match=words):
         make()
 
 
