@@ -120,9 +120,13 @@ class SoftmaxCrossEntropy(Loss):
         """Raise ValueError unless every label vector sums to 1."""
         sums = labels.sum(axis=1)
         worst = int(abs(sums - 1).argmax())
-        if abs(float(sums[worst]) - 1) > 1e-3:
+        if not abs(float(sums[worst]) - 1) <= 1e-3:
             raise ValueError(f"labels of sample {worst} sum to {float(sums[worst]):.6g}; the cross-entropy of a softmax needs "
                              "label vectors that sum to 1")
+        least = labels.min(axis=1)
+        if float(least.min()) < 0:
+            raise ValueError(f"labels of sample {int(least.argmin())} are in part negative; the cross-entropy of a softmax needs "
+                             "label vectors of probabilities")
 
     def _value(self, z, labels):
         return kernels.of(z).cross_entropy(z, labels)

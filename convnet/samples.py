@@ -58,7 +58,7 @@ class Samples:
         if tangents is not None:
             _check_tangents(tangents, self.images, augmentation)
         self.batches = math.ceil(len(self.images) / self.batch_size)
-        if len(self.images) % self.batch_size == 1:
+        if len(self.images) % self.batch_size == 1 or self.batch_size == 1:
             _check_single_sample(net, len(self.images), self.batch_size)
         self.test_images, self.test_labels = test_images, test_labels
         if test_images is not None and augmentation is not None:
@@ -102,19 +102,19 @@ def _parts(dataset: Any) -> tuple[Array, Array, Array | None, Array | None]:
         return dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels
     if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
         images, labels = (np.asanyarray(part) for part in dataset)
-        _check_finite(images)
+        _check_finite("training image {} holds", images)
         return images, labels, None, None
     raise TypeError(f"dataset must be a convnet.data.Dataset or a pair (images, labels), not {type(dataset).__name__}")
 
 
-def _check_finite(images: np.ndarray) -> None:
-    """Raise ValueError if an image holds NaN or infinity; a Dataset has looked itself."""
+def _check_finite(what: str, images: np.ndarray) -> None:
+    """Raise ValueError if one of `images` holds NaN or infinity; a Dataset has looked itself."""
     rows = max(1, _SLICE_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images) if images.dtype.kind == "f" else 0, rows):
         part = images[start:start + rows]
         good = np.isfinite(part).reshape(len(part), -1).all(axis=1)
         if not good.all():
-            raise ValueError(f"training image {start + int(np.argmin(good))} holds NaN or infinite values")
+            raise ValueError(f"{what.format(start + int(np.argmin(good)))} NaN or infinite values")
 
 
 def _checked(net: Network, what: str, images: Array, labels: Array) -> Array:
@@ -137,10 +137,11 @@ def _check_tangents(tangents: Array, images: Array, augmentation: Any) -> None:
     if shape[:1] + shape[2:] != images.shape or len(shape) != images.ndim + 1:
         raise ValueError(f"tangents has the shape {shape}; for training images of {images.shape} it must be "
                          f"({len(images)}, M, {', '.join(map(str, images.shape[1:]))})")
+    _check_finite("the tangents of training image {} hold", tangents)
 
 
 def _check_single_sample(net: Network, count: int, batch_size: int) -> None:
     for layer, path in net.paths.items():
         if isinstance(layer, Normalize) and not layer.frozen and math.prod(layer.input_shape[:-1]) == 1:  # type: ignore[index]
-            raise ValueError(f"batch_size is {batch_size}: of {count} samples the last batch holds one, and the batch "
+            raise ValueError(f"batch_size is {batch_size}: of {count} samples a batch holds one, and the batch "
                              f"normalisation at {path} needs two; use another batch size")

@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from convnet import kernels
+from convnet.batch import Batch
 from convnet.checkpoint import Checkpoint, fingerprint
 from convnet.devices import memory_errors
 from convnet.evaluation import default_loss, error_rate
 from convnet.history import Epoch, History
 from convnet.layers.base import whole_number
 from convnet.losses import Loss
+from convnet.network import Network
 from convnet.optimizers import Optimizer
 from convnet.passes.algorithm import Algorithm, Step
 from convnet.progress import Progress
@@ -31,16 +33,13 @@ from convnet.samples import Samples
 from convnet.schedules import Constant, Schedule
 from convnet.specs import describe
 
-if TYPE_CHECKING:
-    from convnet.network import Network
-
 Array = Any
 
 __all__ = ["NonFiniteLossError", "TrainingResult", "train"]
 
 
 class NonFiniteLossError(FloatingPointError):
-    """Training was stopped because the loss or the penalty became infinite or not a number."""
+    """Training was stopped because loss, penalty or objective became infinite or not a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,23 +128,21 @@ def train(
     ValueError, TypeError
         If the arguments do not fit each other; before any work.
     NonFiniteLossError
-        At the first loss that is not finite; the parameters are those before that step.
+        At the first loss that is not finite; the parameters are those before that step. On a GPU, where the host takes part
+        in the steps (noise, augmentation, random projections), it is seen at the end of the epoch only.
     OSError
         If the checkpoint folder cannot be written.
     DeviceMemoryError
         If the GPU's memory does not hold a batch.
     """
-    _check_types(algorithm, optimizer)
+    _check_types(net, algorithm, optimizer, loss, schedule, augmentation, callback)
     whole_number("epochs", epochs, 1)
     whole_number("test_every", test_every, 1)
     loss = default_loss(net) if loss is None else loss
-    if net.head is not None and isinstance(net.head, loss.readout or ()):
-        raise ValueError(f"{loss!r} contains the {type(net.head).__name__} that this network ends in: leave that layer "
-                         "out, or use SquaredError")
     schedule = schedule or Constant()
     samples = Samples(net, dataset, batch_size, seed, tangents, augmentation)
     loss.check_labels(samples.targets)
-    algorithm.check(samples.batch(np.arange(1), 0, 0))
+    _try(net, algorithm, loss, samples.batch(np.arange(min(2, len(samples.ids))), 0, 0))
     rates = [_rate(schedule, epoch, optimizer.learning_rate) for epoch in range(epochs)]
 
     shuffler = np.random.default_rng(seed)
@@ -253,8 +250,8 @@ class _Totals:
     def _count(self, size: int, row: list[float]) -> None:
         self.batch += 1
         if not all(map(math.isfinite, row)):
-            loss, penalty, *_ = row
-            what, value = ("penalty", penalty) if math.isfinite(loss) else ("loss", loss)
+            what, value = next((name, value) for name, value in zip(("loss", "penalty", "objective", "error"), row, strict=True)
+                               if not math.isfinite(value))
             last = "is none" if self.last_finite is None else f"was {self.last_finite:.6g}"
             raise NonFiniteLossError(
                 f"the {what} is {value} in epoch {self.epoch + 1}, batch {self.batch} of {self.batches}; "
@@ -264,10 +261,26 @@ class _Totals:
         self.count += size
 
 
-def _check_types(algorithm: Any, optimizer: Any) -> None:
-    for name, value, kind in (("algorithm", algorithm, Algorithm), ("optimizer", optimizer, Optimizer)):
-        if not isinstance(value, kind):
+def _check_types(net: Any, algorithm: Any, optimizer: Any, loss: Any, schedule: Any, augmentation: Any, callback: Any) -> None:
+    for name, value, kind in (("net", net, Network), ("algorithm", algorithm, Algorithm), ("optimizer", optimizer, Optimizer),
+                              ("loss", loss, Loss)):
+        if not isinstance(value, kind) and not (name == "loss" and value is None):
             raise TypeError(f"{name} must be a {kind.__module__}.{kind.__name__}, not {value!r}")
+    for name, value in (("schedule", schedule), ("callback", callback)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} is {value!r}; it must be callable")
+    if augmentation is not None and not (hasattr(augmentation, "apply") and hasattr(augmentation, "central")):
+        raise TypeError(f"augmentation is {augmentation!r}; it must have the methods apply and central, "
+                        "as convnet.data.Augmentation has")
+
+
+def _try(net: Network, algorithm: Algorithm, loss: Loss, batch: Batch) -> None:
+    """Make a step whose result is not used, so that what does not fit together raises before anything is written."""
+    algorithm.check(batch)
+    before = net.generator.bit_generator.state
+    with np.errstate(all="ignore"):
+        algorithm.gradients(net, loss, batch)
+    net.generator.bit_generator.state = before
 
 
 def _rate(schedule: Schedule, epoch: int, base: float) -> float:

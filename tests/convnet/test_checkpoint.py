@@ -109,6 +109,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_bits(tmp_path):
             process.send_signal(signal.SIGKILL)
             assert process.wait(timeout=60) == -signal.SIGKILL
         # As if it had been in the middle of writing.
+        folder.mkdir(exist_ok=True)
         for name in ("checkpoint.npz", "history.csv", "history.json"):
             (folder / f".{name}.abc.part").write_bytes(b"half")
     uninterrupted = run(None, epochs=12)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from convnet import Batch, Network, train
-from convnet.data import Dataset
+from convnet.data import Augmentation, Dataset
 from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU, Softmax
 from convnet.losses import SoftmaxCrossEntropy, SquaredError
 from convnet.optimizers import SGD
-from convnet.passes import Backprop, LossIBP
+from convnet.passes import Backprop, JacobianRegularizer, LossIBP
 from convnet.schedules import Exponential
 from convnet.training import NonFiniteLossError
 
@@ -76,6 +76,7 @@ def test_every_epoch_visits_every_sample_once_in_an_order_of_the_seed():
         algorithm = Recording([])
         images = np.arange(19.0)[:, None, None, None] * np.ones((1, 4, 4, 1)) / 19
         train(plain_net(), (images, LABELS), algorithm, SGD(0.01), epochs=2, batch_size=8, seed=seed)
+        del algorithm.batches[0]  # a trial
         assert [len(batch) for batch in algorithm.batches] == [8, 8, 3] * 2
         seen = np.concatenate([np.rint(19 * batch.images[:, 0, 0, 0]) for batch in algorithm.batches]).astype(int)
         given = np.concatenate([batch.labels.argmax(axis=1) for batch in algorithm.batches])
@@ -228,40 +229,55 @@ BAD = {
             "image 4"),
     "bytes": (lambda: {"dataset": ((IMAGES * 9).astype(np.uint8), LABELS)}, "prepared"),
     "tangents": (lambda: {"tangents": np.zeros((19, 2, 4, 3, 1))}, "tangents"),
-    "tangents of varied images": (lambda: {"tangents": np.zeros((19, 2, 4, 4, 1)), "augmentation": object()}, "leave"),
+    "tangents of varied images": (lambda: {"tangents": np.zeros((19, 2, 4, 4, 1)), "augmentation": Augmentation()}, "leave"),
     "batch_size": (lambda: {"batch_size": 0}, "batch_size"),
     "epochs": (lambda: {"epochs": 2.5}, "epochs"),
     "seed": (lambda: {"seed": -1}, "seed"),
     "schedule": (lambda: {"schedule": lambda epoch, base: math.nan}, "schedule"),
+    "tangents of nan": (lambda: {"tangents": np.full((19, 2, 4, 4, 1), np.nan)}, "tangents of training image 0 hold NaN"),
+    "labels of nan": (lambda: {"dataset": (IMAGES, np.full((19, 3), np.nan))}, "labels of sample 0 sum to nan"),
+    "negative labels": (lambda: {"dataset": (IMAGES, np.tile([2.0, -2.0, 1.0], (19, 1)))}, "labels of sample 0 .* negative"),
+    "projections": (lambda: {"algorithm": JacobianRegularizer(0.1, projections=3)}, "projections is 3"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_refused_before_any_work(case):
+def test_what_does_not_fit_is_refused_before_any_work(case, tmp_path):
     change, message = BAD[case]
     net = plain_net()
     before = net.vector.copy()
-    arguments = {"dataset": DATASET, "epochs": 1, **change()}
+    arguments = {"dataset": DATASET, "epochs": 1, "algorithm": Backprop(), **change()}
     with pytest.raises(ValueError, match=message):
-        train(net, algorithm=Backprop(), optimizer=SGD(0.1), **arguments)
+        train(net, optimizer=SGD(0.1), checkpoint_folder=tmp_path / "run", **arguments)
     np.testing.assert_array_equal(net.vector, before)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"dataset": IMAGES}, "dataset"), ({"algorithm": Backprop}, "algorithm"), ({"optimizer": 0.1}, "optimizer"),
+    ({"net": None}, "net must be .*Network"), ({"loss": "squared-error"}, "loss must be .*Loss"),
+    ({"schedule": 0.98}, "schedule is 0.98; it must be callable"), ({"callback": 5}, "callback is 5; it must be callable"),
+    ({"augmentation": "mnist"}, "augmentation is 'mnist'; it must have .* as convnet.data.Augmentation"),
 ])
 def test_arguments_of_the_wrong_type(change, message):
-    arguments = {"dataset": DATASET, "algorithm": Backprop(), "optimizer": SGD(0.1), **change}
+    arguments = {"net": plain_net(), "dataset": DATASET, "algorithm": Backprop(), "optimizer": SGD(0.1), **change}
     with pytest.raises(TypeError, match=message):
-        train(plain_net(), **arguments)
+        train(**arguments)
 
 
 def test_a_last_batch_of_one_is_refused_where_batch_normalisation_needs_two():
     net = Network([Flatten(), Dense(4), BatchNorm(), ReLU(), Dense(3)], (4, 4, 1))
     with pytest.raises(ValueError, match="batch_size is 6"):
         train(net, DATASET, Backprop(), SGD(0.1), batch_size=6)
+    with pytest.raises(ValueError, match=r"batch_size is 1: .* at 2"):
+        train(net, DATASET, Backprop(), SGD(0.1), batch_size=1)
     # Batch normalisation of images has a value for each pixel.
     train(make_net(), DATASET, Backprop(), SGD(0.1), epochs=1, batch_size=6)
+
+
+def test_the_message_names_the_number_that_is_not_finite():
+    with pytest.raises(NonFiniteLossError, match=r"the objective is inf .* coefficient"):
+        train(Network([Flatten(), Dense(3)], (4, 4, 1)), (IMAGES, LABELS), LossIBP(3e38), SGD(0.1), epochs=1)
 
 
 def test_the_bar_is_on_terminals_only(capsys):

@@ -15,6 +15,7 @@ from convnet.passes import (
     HessianFrobenius,
     JacobianRegularizer,
     LossIBP,
+    NoiseInjection,
     PredictionIBP,
     Run,
     TangentProp,
@@ -251,6 +252,15 @@ def test_tangent_propagation_along_the_gradient_is_published_prediction_ibp(name
 
 
 # --- regularisation properties (papers 001/002, sections 7.3 and 7.4; paper 003) --------------------------------------
+
+def test_noise_injection_is_backpropagation_at_noisy_inputs():
+    net, images = network("all of it"), batch()
+    noise = np.random.Generator(np.random.Philox(key=np.array([7, 2**64 - 1], np.uint64))).standard_normal(images.images.shape)
+    expected = Backprop().gradients(net, LOSS, Batch(images.images + 0.3 * noise, images.labels), draw=7)
+    found = NoiseInjection(0.3).gradients(net, LOSS, images, draw=7)
+    np.testing.assert_allclose(found.flat_gradient, expected.flat_gradient, rtol=1e-12)
+    np.testing.assert_allclose([found.loss, found.objective], expected.loss, rtol=1e-13)
+
 
 @pytest.mark.parametrize("name", ANY)
 def test_section_7_3_cauchy_schwarz_bounds_the_gradient_by_the_jacobian_and_the_output_error(name):
