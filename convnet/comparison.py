@@ -78,10 +78,18 @@ def compare(experiment: Experiment, specs: Iterable[str], seeds: Sequence[int], 
         Of the robustness tests.
     again : bool
         Whether to train what has been trained already.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no algorithm, or one of them does not suit the network; before any work.
     """
     offered = {spec: candidates(spec) for spec in specs}
     if not offered:
         raise ValueError("there is no algorithm to train; give at least one, as in bp")
+    for options in offered.values():
+        for _, algorithm in options:
+            experiment.check(algorithm)
     validation: dict[str, dict[str, list[float]]] = {}
     total = len(seeds) * sum(1 + (len(options) if len(options) > 1 else 0) for options in offered.values())
     positions = (f"[{number}/{total}] " for number in itertools.count(1))

@@ -23,6 +23,7 @@ import convnet
 from convnet import kernels, optimizers, schedules
 from convnet.algorithms import needs_tangents
 from convnet.architectures import build, default_for
+from convnet.batch import Batch
 from convnet.checkpoint import fingerprint
 from convnet.data import Dataset, load
 from convnet.data.augment import Augmentation
@@ -31,7 +32,7 @@ from convnet.data.registry import cache_root
 from convnet.data.sampling import stratified_indices
 from convnet.data.tangents import TRANSFORMATIONS, training_tangents
 from convnet.devices import tf32_allowed
-from convnet.evaluation import error_rate, fgsm_errors, noise_errors
+from convnet.evaluation import default_loss, error_rate, fgsm_errors, noise_errors
 from convnet.files import remove_partials, write_text
 from convnet.history import History
 from convnet.layers.base import real_number, whole_number
@@ -39,7 +40,7 @@ from convnet.names import lookup
 from convnet.network import Network
 from convnet.passes import Algorithm
 from convnet.specs import Kind, describe, make
-from convnet.training import NonFiniteLossError, train
+from convnet.training import NonFiniteLossError, train, trial
 
 FORMAT = "convnet run 1"
 OPTIMIZERS = {name: Kind(kind) for name, kind in optimizers.NAMES.items()}
@@ -237,6 +238,13 @@ class Experiment:
             "validation": self.setup.validation if validation else None, "kernels": self.kernels,
             "version": convnet.__version__,
         }
+
+    def check(self, algorithm: Algorithm) -> None:
+        """Raise ValueError or TypeError where the algorithm does not suit the network."""
+        net, rng = self.network(0), np.random.default_rng(0)
+        images = rng.standard_normal((2, *net.input_shape))
+        tangents = rng.standard_normal((2, len(TRANSFORMATIONS), *net.input_shape)) if needs_tangents(algorithm) else None
+        trial(net, algorithm, default_loss(net), Batch(images, np.arange(2) % len(self.raw.classes), tangents))
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def _checked(net: Network, what: str, images: Array, labels: Array) -> Array:
     """Return the label vectors (N, K), or raise ValueError about the `what` images."""
     if images.dtype.kind != "f":
         raise ValueError(f"the {what} images are {images.dtype}; they must be floating point, of about unit size: "
-                         "use Dataset.prepared()")
+                         "use Dataset.prepared(), or divide them by 255")
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"there are {len(images)} {what} images and {len(labels)} labels; give one label per image, "
                          "at least one")

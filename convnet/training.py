@@ -142,7 +142,7 @@ def train(
     schedule = schedule or Constant()
     samples = Samples(net, dataset, batch_size, seed, tangents, augmentation)
     loss.check_labels(samples.targets)
-    _try(net, algorithm, loss, samples.batch(np.arange(min(2, len(samples.ids))), 0, 0))
+    trial(net, algorithm, loss, samples.batch(np.arange(min(2, len(samples.ids))), 0, 0))
     rates = [_rate(schedule, epoch, optimizer.learning_rate) for epoch in range(epochs)]
 
     shuffler = np.random.default_rng(seed)
@@ -274,8 +274,8 @@ def _check_types(net: Any, algorithm: Any, optimizer: Any, loss: Any, schedule: 
                         "as convnet.data.Augmentation has")
 
 
-def _try(net: Network, algorithm: Algorithm, loss: Loss, batch: Batch) -> None:
-    """Make a step whose result is not used, so that what does not fit together raises before anything is written."""
+def trial(net: Network, algorithm: Algorithm, loss: Loss, batch: Batch) -> None:
+    """Make a step whose result is not used, so that what does not fit together raises before any work is done."""
     algorithm.check(batch)
     before = net.generator.bit_generator.state
     with np.errstate(all="ignore"):

@@ -187,6 +187,12 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
     assert record(rows[0], LEVELS)["failed_runs"] == 1
 
 
+def test_an_algorithm_that_does_not_suit_the_network_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="projections is 50, but all 10 classes cost no more"):
+        compare(Experiment(SMALL, tmp_path), ["bp", "jacobian:strength=1,projections=50"], (0,), Levels())
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_a_coefficient_that_fails_is_not_chosen(tmp_path):
     row = compare(Experiment(SMALL, tmp_path), ["loss-ibp:beta=1e30|0.01"], (0,), Levels())[0]
     assert row.spec == "loss-ibp:beta=0.01"
