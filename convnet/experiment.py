@@ -195,11 +195,10 @@ class Experiment:
             normalization=setup.normalization or usual_normalization(self.raw.name))
         self.raw.subset(setup.subset, setup.per_class)
         self.optimizer()
-        self.augmentation = setup.augmentation and lookup("augmentation", setup.augmentation, AUGMENTATIONS)
+        self.augmentation = augmentation_of(setup.augmentation)
         self.schedule = make("schedule", setup.schedule, SCHEDULES)
         self.kernels = kernels_of(self.network(0))
-        self.data_digest = fingerprint(self.raw.train_images, self.raw.train_labels,
-                                       self.raw.test_images, self.raw.test_labels)
+        self.data_digest = data_digest(self.raw)
         self._data: tuple[Any, Any] = (None, None)
 
     # --- what a run consists of ---------------------------------------------------------------------------------------
@@ -314,6 +313,16 @@ class Experiment:
             run, levels=levels, test_error=error_rate(net, images, labels),
             noise_errors=noise_errors(net, images, labels, levels.sigmas),
             fgsm_errors=fgsm_errors(net, images, labels, levels.epsilons))
+
+
+def augmentation_of(name: str | None) -> Augmentation | None:
+    """Return the augmentation of that name, None without one."""
+    return None if name is None else lookup("augmentation", name, AUGMENTATIONS)
+
+
+def data_digest(dataset: Dataset) -> str:
+    """Return a digest of both parts of a data set, see `convnet.checkpoint.fingerprint`."""
+    return fingerprint(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
 
 
 def kernels_of(net: Network) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("network", type=Path, metavar="NETWORK", help="a network saved as .npz")
     parser.add_argument("--seed", type=int, help="seed of the training subset, whose mean image is subtracted (default: 0)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, gpu or auto (default: %(default)s)")
+    parser.add_argument("--augmentation", metavar="NAME", help="what the training images were varied by; where it crops them, "
+                                                               "test images are cropped")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the errors as .csv or .json too")
     add_data_arguments(parser, dataset=None)
     add_level_arguments(parser)
@@ -40,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convnet.data.prepare import prepare
     from convnet.data.registry import cache_root
     from convnet.evaluation import error_rate, fgsm_errors, noise_errors
+    from convnet.experiment import augmentation_of, data_digest
     from convnet.network import Network
 
     if arguments.output is not None and arguments.output.suffix not in (".csv", ".json"):
@@ -47,9 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     levels = levels_from(arguments)
     net = Network.load(arguments.network, arguments.device)
     data = data_settings(arguments)
-    dataset = load(data["dataset"], arguments.data_root).subset(data["subset"], data["per_class"], data["seed"])
+    augmentation = augmentation_of(data["augmentation"])
+    raw = load(data["dataset"], arguments.data_root)
+    if data["data"] not in (None, data_digest(raw)):
+        raise ValueError(f"{data['dataset']} has changed since the network was trained on it; to evaluate on it as it is now, "
+                         f"give --dataset {data['dataset']}")
+    dataset = raw.subset(data["subset"], data["per_class"], data["seed"])
     dataset = prepare(dataset, data["normalization"], net.dtype.name, cache=cache_root() / "prepared")
     images, labels = dataset.test_images, dataset.test_labels
+    if augmentation is not None:
+        images = augmentation.central(images)
     clean = error_rate(net, images, labels)
     noisy, shifted = noise_errors(net, images, labels, levels.sigmas), fgsm_errors(net, images, labels, levels.epsilons)
     print(f"{arguments.network} on {len(labels)} test images of {dataset.name}\n")
@@ -62,23 +73,34 @@ def run(arguments: argparse.Namespace) -> int:
 def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the network was trained on: what the file beside it says, replaced by what the arguments say.
 
+    With --dataset that file is not read, and ``data``, the digest of the images, is None.
+    """
+    settings: dict[str, Any] = {"dataset": arguments.dataset, "data": None, "subset": None, "per_class": None,
+                                "normalization": None, "augmentation": None, "seed": 0}
+    if arguments.dataset is None:
+        settings = stored_settings(arguments.network.with_suffix(".json"), settings)
+    given = {name: getattr(arguments, name) for name in settings if name != "data"}
+    return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def stored_settings(file: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Return some of the settings that a training run wrote beside its network.
+
     Raises
     ------
     ValueError
-        If neither says which data set it is, or the file is not one of ours.
+        If there is no such file, it is not one of ours, or its run failed.
     """
-    settings: dict[str, Any] = {"dataset": None, "subset": None, "per_class": None, "normalization": None, "seed": 0}
-    beside = arguments.network.with_suffix(".json")
-    if arguments.dataset is None and beside.exists():
-        try:
-            stored = json.loads(beside.read_text())["settings"]
-            settings = {name: stored[name] for name in settings}
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{beside} does not say what the network was trained on; give --dataset") from None
-    given = {name: getattr(arguments, name) for name in settings}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    if settings["dataset"] is None:
-        raise ValueError(f"there is no {beside} that says what the network was trained on; give --dataset")
+    try:
+        content = json.loads(file.read_text())
+        problem, settings = content["problem"], {name: content["settings"][name] for name in names}
+    except FileNotFoundError:
+        raise ValueError(f"there is no {file} that says what the network was trained on; give --dataset") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} does not say what the network was trained on; give --dataset") from None
+    if problem is not None:
+        raise ValueError(f"{file} is of a run that failed ({problem}), and the network of another; "
+                         "train it again, or give --dataset")
     return settings
 
 

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convnet.cli.evaluate import error_table
     from convnet.cli.info import slow_kernels
     from convnet.experiment import Experiment
+    from convnet.history import History
 
     algorithm, levels = by_spec(arguments.algorithm), levels_from(arguments)
     folder = Path(arguments.output)
@@ -54,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     if hint:
         say(hint)
     if arguments.again:
-        (folder / NAME).unlink(missing_ok=True)
+        # All of it, since a run that fails writes no network, and its settings must not stand beside another's.
+        for file in (folder / NAME, *History.files(folder), folder / "network.json", folder / "network.npz"):
+            file.unlink(missing_ok=True)
     trained = experiment.finish(folder / "network.json", folder, algorithm, arguments.seed, levels, label=arguments.algorithm)
     if trained.problem is not None:
         raise FloatingPointError(trained.problem)

@@ -100,6 +100,54 @@ def test_a_network_from_elsewhere_is_evaluated_on_a_named_data_set(here, capsys)
     assert row["error"] > 0.7
 
 
+def test_a_run_that_failed_leaves_no_weights_of_another(here, capsys):
+    command = ["train", *QUICK, "--output", "mix", "--quiet"]
+    assert main(command) == 0
+    assert main([*command, "--again", "--optimizer", "sgd:learning_rate=1e30"]) == 2
+    assert not Path("mix/network.npz").exists()
+    assert main(["evaluate", "mix/network.npz"]) == 2
+
+
+def test_the_settings_of_a_run_that_failed_are_refused(here, capsys):
+    assert main(["train", *QUICK, "--output", "out", "--quiet"]) == 0
+    beside = Path("out/network.json")
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "problem": "the loss is nan"}))
+    capsys.readouterr()
+    assert main(["evaluate", "out/network.npz"]) == 2
+    assert "of a run that failed (the loss is nan)" in capsys.readouterr().err
+    assert main(["evaluate", "out/network.npz", "--dataset", "digits"]) == 0
+
+
+def test_changed_data_are_refused_unless_they_are_asked_for(here, capsys):
+    def write(seed):
+        rng = np.random.default_rng(seed)
+        np.savez("own.npz", train_images=rng.random((40, 8, 8, 1), "f"), train_labels=np.arange(40) % 2,
+                 test_images=rng.random((20, 8, 8, 1), "f"), test_labels=np.arange(20) % 2)
+
+    write(0)
+    quick = ["--epochs", "1", "--network", "digits", "--noise", "", "--fgsm", "", "--quiet"]
+    assert main(["train", "--dataset", "own.npz", *quick, "--output", "out"]) == 0
+    assert main(["evaluate", "out/network.npz", "--subset", "30"]) == 0
+    write(1)
+    capsys.readouterr()
+    assert main(["evaluate", "out/network.npz"]) == 2
+    assert "own.npz has changed since the network was trained" in capsys.readouterr().err
+    assert main(["evaluate", "out/network.npz", "--dataset", "own.npz"]) == 0
+
+
+def test_a_network_of_cropped_images_is_evaluated_on_central_crops(here, capsys):
+    rng = np.random.default_rng(0)
+    np.savez("colour.npz", train_images=rng.integers(0, 256, (40, 32, 32, 3), np.uint8), train_labels=np.arange(40) % 2,
+             test_images=rng.integers(0, 256, (20, 32, 32, 3), np.uint8), test_labels=np.arange(20) % 2)
+    levels = ["--noise", "0.1", "--fgsm", "0.05"]
+    assert main(["train", "--dataset", "colour.npz", "--network", "digits", "--augmentation", "cifar", "--epochs", "1", *levels,
+                 "--output", "out", "--quiet"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0]
+    for more in ([], ["--dataset", "colour.npz", "--augmentation", "cifar"]):
+        assert main(["evaluate", "out/network.npz", *levels, *more]) == 0
+        assert capsys.readouterr().out.split("\n\n")[1].strip() == table
+
+
 def test_info_names_versions_and_kernels(capsys, monkeypatch):
     from convnet import kernels
 
