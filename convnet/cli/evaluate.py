@@ -39,11 +39,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate."""
-    from convnet.data import load
     from convnet.data.prepare import prepare
     from convnet.data.registry import cache_root
     from convnet.evaluation import error_rate, fgsm_errors, noise_errors
-    from convnet.experiment import augmentation_of, data_digest
+    from convnet.experiment import augmentation_of, data_digest, load_dataset
     from convnet.network import Network
 
     if arguments.output is not None and arguments.output.suffix not in (".csv", ".json"):
@@ -52,10 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     net = Network.load(arguments.network, arguments.device)
     data = data_settings(arguments)
     augmentation = augmentation_of(data["augmentation"])
-    raw = load(data["dataset"], arguments.data_root)
+    raw = load_dataset(data["dataset"], arguments.data_root, data["image_size"])
     if data["data"] not in (None, data_digest(raw)):
         raise ValueError(f"{data['dataset']} has changed since the network was trained on it; to evaluate on it as it is now, "
-                         f"give --dataset {data['dataset']}")
+                         f"give --dataset {data['dataset']} with its companions")
     dataset = raw.subset(data["subset"], data["per_class"], data["seed"])
     dataset = prepare(dataset, data["normalization"], net.dtype.name, cache=cache_root() / "prepared")
     images, labels = dataset.test_images, dataset.test_labels
@@ -75,8 +74,8 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
     With --dataset that file is not read, and ``data``, the digest of the images, is None.
     """
-    settings: dict[str, Any] = {"dataset": arguments.dataset, "data": None, "subset": None, "per_class": None,
-                                "normalization": None, "augmentation": None, "seed": 0}
+    settings: dict[str, Any] = {"dataset": arguments.dataset, "data": None, "image_size": None, "subset": None,
+                                "per_class": None, "normalization": None, "augmentation": None, "seed": 0}
     if arguments.dataset is None:
         settings = stored_settings(arguments.network.with_suffix(".json"), settings)
     given = {name: getattr(arguments, name) for name in settings if name != "data"}
@@ -93,7 +92,9 @@ def stored_settings(file: Path, names: Iterable[str]) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text())
-        problem, settings = content["problem"], {name: content["settings"][name] for name in names}
+        # An image size is there only where it was given.
+        problem, stored = content["problem"], {"image_size": None, **content["settings"]}
+        settings = {name: stored[name] for name in names}
     except FileNotFoundError:
         raise ValueError(f"there is no {file} that says what the network was trained on; give --dataset") from None
     except (ValueError, KeyError, TypeError):

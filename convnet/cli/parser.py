@@ -75,6 +75,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, dataset: str | None = DE
                        help="data set, .npz file or folder of images" + (" (default: %(default)s)" if dataset else ""))
     group.add_argument("--data-root", metavar="FOLDER",
                        help="folder of data sets (default: $CONVNET_DATA, else the user's cache)")
+    group.add_argument("--image-size", type=int, metavar="N", help="scale and crop the images of a folder to N×N pixels")
     group.add_argument("--subset", type=int, metavar="N", help="train on N images, drawn by the seed")
     group.add_argument("--per-class", type=int, metavar="N", help="train on N images of each class")
     group.add_argument("--normalization", metavar="NAME",
@@ -115,8 +116,8 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
 
 def setup_from(arguments: argparse.Namespace, **more: Any) -> Setup:
     """Return the setup that the arguments describe."""
-    names = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "augmentation", "initialization", "epochs",
-             "batch_size", "optimizer", "schedule", "test_every", "dtype", "device")
+    names = ("dataset", "image_size", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
+             "initialization", "epochs", "batch_size", "optimizer", "schedule", "test_every", "dtype", "device")
     return Setup(root=arguments.data_root, **{name: getattr(arguments, name) for name in names}, **more)
 
 

@@ -35,7 +35,7 @@ SCALES: dict[str, dict[str, int]] = {
 # The data set of the package is small enough for every scale.
 EMBEDDED = "digits"
 _LIMITS = ("epochs", "seeds", "turns", "choices", "images", "levels")
-_SETUP = ("dataset", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
+_SETUP = ("dataset", "image_size", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
           "initialization", "dtype", "epochs", "batch_size", "optimizer", "schedule", "test_every")
 _EXTRAS = ("stage", "dimension")
 _TOP = ("title", "paper", "section", "shows", "like", "selection", "seeds", "folds", "turns", "assumptions", "claims",
@@ -308,7 +308,7 @@ class _Reader:
         for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if key in values:
                 self.checked(f"{where}{key}", lambda key=key, known=known: make(key, values[key], known))
-        for key in ("epochs", "batch_size", "subset", "per_class", "dimension", "test_every"):
+        for key in ("epochs", "batch_size", "image_size", "subset", "per_class", "dimension", "test_every"):
             if key in values:
                 self.checked(f"{where}{key}", lambda key=key: whole_number(key, values[key], 1))
         self.checked(f"{where}dropout", lambda: real_number("dropout", values.get("dropout", 0.0), 0.0, 1.0))

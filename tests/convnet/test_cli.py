@@ -148,6 +148,22 @@ def test_a_network_of_cropped_images_is_evaluated_on_central_crops(here, capsys)
         assert capsys.readouterr().out.split("\n\n")[1].strip() == table
 
 
+def test_images_of_several_sizes_are_scaled_to_the_size_that_is_given(here, capsys):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("dark", "light"):
+        (here / "set" / name).mkdir(parents=True)
+        for i in range(5):
+            image.new("RGB", (10 + i, 12), (i, 2, 3) if name == "dark" else (250, 200, i)).save(here / "set" / name / f"{i}.png")
+    quick = ["--network", "digits", "--epochs", "1", "--noise", "", "--fgsm", "", "--quiet", "--output", "out"]
+    assert main(["train", "--dataset", "set", *quick]) == 2
+    assert main(["train", "--dataset", "set", "--image-size", "8", *quick]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0]
+    assert Network.load("out/network.npz").input_shape == (8, 8, 3)
+    for more in ([], ["--dataset", "set", "--image-size", "8"]):
+        assert main(["evaluate", "out/network.npz", "--noise", "", "--fgsm", "", *more]) == 0
+        assert capsys.readouterr().out.split("\n\n")[1].strip() == table
+
+
 def test_info_names_versions_and_kernels(capsys, monkeypatch):
     from convnet import kernels
 
@@ -213,6 +229,16 @@ def odd_neighbour(folder):
     return ["evaluate", str(folder / "net.npz")]
 
 
+def empty_folder(folder):
+    (folder / "empty").mkdir()
+    return ["compare", "--dataset", "empty"]
+
+
+def array_file(folder):
+    np.save(folder / "d.npy", np.zeros(3))
+    return ["compare", "--dataset", "d.npy"]
+
+
 def images_with_nan(folder):
     images = np.zeros((20, 8, 8, 1), "float32")
     images[3, 0, 0] = np.nan
@@ -238,6 +264,10 @@ BAD = {
     "choice": (lambda folder: ["train", "--algorithm", "loss-ibp:beta=1|2", "--output", "x"], "several values"),
     "data set": (lambda folder: ["compare", "--dataset", "digit"], "did you mean 'digits'"),
     "absent data": (lambda folder: ["compare", "--dataset", "cifar10"], "cifar10 is not in"),
+    "empty folder": (empty_folder, "empty is neither a .npz file nor a folder with a folder of images per class"),
+    "array file": (array_file, "d.npy is neither a .npz file"),
+    "image size": (lambda folder: ["compare", "--image-size", "8"], "image_size is 8, but digits is no folder of images"),
+    "no image size": (lambda folder: ["compare", "--image-size", "0"], "image_size is 0"),
     "broken data": (broken_mnist, "train-images-idx3-ubyte"),
     "nan": (images_with_nan, "image 3"),
     "subset": (lambda folder: ["compare", "--subset", "5000"], "1437"),

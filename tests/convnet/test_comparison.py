@@ -233,6 +233,11 @@ def test_everything_that_determines_a_run_is_in_its_settings(tmp_path, change):
     assert base != other
 
 
+def test_an_image_size_is_in_the_settings_where_it_is_given(tmp_path):
+    assert "image_size" not in SMALL.determining()
+    assert dataclasses.replace(SMALL, image_size=8).determining()["image_size"] == 8
+
+
 def test_algorithm_seed_and_validation_are_in_the_settings_and_the_place_of_the_data_is_not(tmp_path):
     experiment = Experiment(SMALL, tmp_path)
     base = experiment.settings(LossIBP(0.1), 0, False)
