@@ -287,7 +287,11 @@ class Experiment:
             remove_partials(file, file.with_suffix(".npz"))
             found = self.finish(file, partial, algorithm, seed, levels, validation, label=f"{position}{name}")
         elif not validation and found.levels != levels and found.problem is None:
-            net = Network.load(file.with_suffix(".npz"), self.setup.device)
+            try:
+                net = Network.load(file.with_suffix(".npz"), self.setup.device)
+            except (FileNotFoundError, ValueError) as error:
+                raise ValueError(f"{file.with_suffix('.npz')} is to be tested at other levels, but it is missing or damaged; "
+                                 f"delete {file.name} to train again") from error
             found = self._tested(found, net, seed, levels)
             save_run(found)
         shutil.rmtree(partial, ignore_errors=True)

@@ -256,6 +256,20 @@ def test_a_damaged_run_file_is_refused(tmp_path):
         compare(experiment, ["bp"], (0,), Levels())
 
 
+@pytest.mark.parametrize("content", [None, b"PK nothing"])
+def test_a_network_that_is_gone_when_it_is_to_be_tested_again_is_refused_with_a_remedy(tmp_path, content):
+    experiment = Experiment(SMALL, tmp_path)
+    (run,) = compare(experiment, ["bp"], (0,), Levels())[0].runs
+    network = run.file.with_suffix(".npz")
+    network.unlink()
+    if content is not None:
+        network.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{network.name} .* missing or damaged; delete {run.file.name} to train again"):
+        compare(experiment, ["bp"], (0,), LEVELS)
+    run.file.unlink()
+    assert compare(experiment, ["bp"], (0,), LEVELS)[0].runs[0].levels == LEVELS
+
+
 def test_tangent_propagation_gets_its_tangents(tmp_path):
     row = compare(Experiment(SMALL, tmp_path), ["fast-tangent-prop:beta=0.01"], (0,), Levels())[0]
     assert row.runs[0].history[-1].penalty > 0
