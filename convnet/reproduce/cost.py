@@ -130,8 +130,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _from_runs(experiment: PartExperiment, runs: Mapping[str, Sequence[Run]]) -> list[float]:
     setup, classes = experiment.setup, len(experiment.raw.classes)
     same = {"network": setup.network, "batch_size": setup.batch_size, "device": setup.device, "dataset": setup.dataset,
-            "image_size": setup.image_size, "subset": setup.subset, "per_class": setup.per_class, "kernels": experiment.kernels, "validation": None,
-            "augmentation": setup.augmentation, "algorithm": {"type": "Backprop"}}
+            "image_size": setup.image_size, "subset": setup.subset, "per_class": setup.per_class,
+            "kernels": experiment.kernels, "validation": None, "augmentation": setup.augmentation,
+            "algorithm": {"type": "Backprop"}}
     count = train_count(experiment)
     found = [run for each in runs.values() for run in each
              if run.problem is None and {key: run.settings.get(key) for key in same} == same]
