@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import io
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convnet.architectures_004 import NAMES, STAGES, build, loss_of
-from convnet.data import Dataset, load
+from convnet.data import Dataset
 from convnet.data.corruption import with_label_noise
 from convnet.data.folder import load_folder
 from convnet.data.sampling import stratified_indices
+from convnet.experiment import load_dataset
 from convnet.files import write_atomically, write_text
-from convnet.layers.base import whole_number
+from convnet.layers.base import real_number, whole_number
 from convnet.optimizers import SGD
 from convnet.passes import Backprop
 from convnet.training import NonFiniteLossError, train
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Curve", "best", "draw_curves", "draw_mislabelled", "learning_curve", "mislabelled", "padded", "rates"]
+
+PROGRAM = "python -m convnet.stage_comparison"
 
 
 @dataclass(frozen=True)
@@ -244,24 +249,38 @@ def _save(figure: Any, path: Path) -> None:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the commands; see the module's text."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the commands, see the module's text, and return the exit status as `convnet.cli.main` does."""
+    from convnet.cli.main import reported
+
     options = _parser().parse_args(arguments)
+    return reported(PROGRAM, lambda: run(options), after_interruption=f"the curves of finished runs are in {options.out}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check the options, train, and write and print what came out."""
+    check(options)
     dataset = load_small(options)
+    dimensions = options.dimensions or [len(dataset.classes)] if options.command == "rates" else [options.dimension]
+    for dimension in dimensions:
+        build(options.architecture, dataset.input_shape, len(dataset.classes), dimension=dimension)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
     scale = (f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test images of "
              f"{'×'.join(map(str, dataset.input_shape))}, {options.architecture}, {options.epochs} epochs")
     print(f"Reduced scale. {scale}.")
-    out = Path(options.out)
     done: list[dict[str, Any]] = []
 
     def report(curve: Curve) -> None:
         """Print a finished run and put all finished ones on disk, so that an interruption loses none."""
         _print_curve(curve)
-        done.append(dataclasses.asdict(curve))
-        write_text(out / "curves.json", json.dumps({"options": vars(options), "curves": done}, indent=1))
+        # JSON has no NaN.
+        numbers = {"errors": curve.errors, "costs": curve.costs}
+        finite = {name: [value if math.isfinite(value) else None for value in values] for name, values in numbers.items()}
+        done.append(dataclasses.asdict(curve) | finite)
+        write_text(out / "curves.json", json.dumps({"options": vars(options), "curves": done}, indent=1, allow_nan=False))
 
     if options.command == "rates":
-        dimensions = options.dimensions or [len(dataset.classes)]
         curves = rates(dataset, options.architecture, options.rates, dimensions, options.epochs,
                        batch_size=options.batch_size, seed=options.seed, report=report)
         figure = out / "curves.png"
@@ -286,6 +305,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written: {out / 'curves.json'} and {figure}")
 
 
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be run, as far as the options alone tell.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    ImportError
+        If the SVM is asked for and scikit-learn is not installed.
+    """
+    for name, least in (("per_class", 1), ("test_images", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        whole_number(name, getattr(options, name), least)
+    for rate in options.rates:
+        SGD(rate)
+    if options.command == "mislabelled":
+        whole_number("seeds", options.seeds, 1)
+        for fraction in options.fractions:
+            real_number("fractions", fraction, 0.0, 1.0, open_high=False)
+    if options.svm and importlib.util.find_spec("sklearn") is None:
+        raise ImportError("--svm needs scikit-learn: pip install 'convnet-ibp[baselines]'")
+
+
 def load_small(options: argparse.Namespace) -> Dataset:
     """Return the prepared data set at the scale that the options ask for.
 
@@ -298,7 +339,7 @@ def load_small(options: argparse.Namespace) -> Dataset:
     if Path(options.dataset).is_dir():
         dataset = load_folder(options.dataset, size=side)
     else:
-        dataset = padded(load(options.dataset, options.root), side)
+        dataset = padded(load_dataset(options.dataset, options.root), side)
     dataset = dataset.subset(per_class=options.per_class, seed=options.seed)
     if options.test_images is not None and options.test_images < len(dataset.test_labels):
         chosen = stratified_indices(dataset.test_labels, size=options.test_images, classes=len(dataset.classes))
@@ -320,8 +361,9 @@ def _print_curve(curve: Curve) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m convnet.stage_comparison", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    from convnet.cli.parser import Parser
+
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("rates", "test errors over learning rates and dimensions"),
                        ("mislabelled", "test errors over the share of wrong training labels")):
@@ -347,4 +389,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

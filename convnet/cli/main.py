@@ -5,7 +5,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import convnet
 from convnet.cli import compare, evaluate, gradcheck, info, report, reproduce, train
@@ -37,21 +37,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    name = f"convnet {arguments.command}"
+
+    def run() -> int | None:
+        allow_tf32(getattr(arguments, "tf32", False))
+        return arguments.run(arguments)
+
+    return reported(f"convnet {arguments.command}", run, arguments.traceback)
+
+
+def reported(name: str, run: Callable[[], int | None], traceback: bool = False,
+             after_interruption: str = "what is finished is kept, and the same command goes on from there") -> int:
+    """Call `run` and return the exit status; warnings and what went wrong take one line each on standard error.
+
+    Parameters
+    ----------
+    name : str
+        The command, for these lines.
+    run : callable
+        Returns the exit status, None for success.
+    traceback : bool
+        Let errors through.
+    after_interruption : str
+        What is said after Ctrl-C.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"{name}: warning: {message}", file=sys.stderr)
         try:
-            allow_tf32(getattr(arguments, "tf32", False))
-            return arguments.run(arguments) or 0
+            return run() or 0
         except KeyboardInterrupt:
-            print(f"\n{name}: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+            print(f"\n{name}: interrupted; {after_interruption}", file=sys.stderr)
             return 130
         except BrokenPipeError:
             # The reader of the output has gone, and nobody is left to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except EXPECTED as error:
-            if arguments.traceback:
+            if traceback:
                 raise
             print(f"{name}: error: {one_line(error)}", file=sys.stderr)
             return 2

@@ -1,10 +1,12 @@
 """The commands that compare the two classification stages, on digits at the smallest scale."""
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 
+from convnet import stage_comparison
 from convnet.data import load
 from convnet.stage_comparison import Curve, best, learning_curve, main, mislabelled_table, padded
 
@@ -62,11 +64,14 @@ def test_the_best_setting_has_the_smallest_mean_over_its_seeds():
 
 def test_where_every_rate_overflows_the_output_says_so(tmp_path, capsys):
     assert mislabelled_table([curve(1, math.nan)]) == [(0.0, 1, math.inf, pytest.approx(math.nan, nan_ok=True))]
-    main(["rates", "digits", "--per-class", "3", "--test-images", "40", "--epochs", "2", "--batch-size", "15",
-          "--rates", "1e6", "--out", str(tmp_path)])
+    assert main(["rates", "digits", "--per-class", "3", "--test-images", "40", "--epochs", "2", "--batch-size", "15",
+                 "--rates", "1e6", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "best logistic: h = 1e+06, m = 10, the cost overflows at every rate" in said
     assert "best scale-invariant: h = 1e+06, m = 10, test error" in said
+    text = (tmp_path / "curves.json").read_text()
+    assert json.loads(text)["curves"][1]["costs"][-1] is None
+    assert "NaN" not in text
 
 
 @pytest.mark.parametrize("command", [pytest.param("rates", marks=pytest.mark.slow), "mislabelled"])
@@ -86,6 +91,30 @@ def test_a_command_writes_curves_and_a_figure_and_says_its_scale(tmp_path, capsy
     else:
         assert found == [(stage, 10, share) for share in (0, 0.5) for stage in ("scale-invariant", "logistic")]
         assert (tmp_path / "mislabelled.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["rates", "mnits"], "did you mean 'mnist'"), (["rates", "file"], "file is neither a .npz file"),
+    (["rates", "digits", "--epochs", "0"], "epochs is 0"),
+    (["rates", "digits", "--batch-size", "0"], "batch_size is 0"), (["rates", "digits", "--rates", "0.1", "-1"], "-1.0"),
+    (["rates", "digits", "--test-images", "0"], "test_images is 0"), (["rates", "digits", "--seed", "-1"], "seed is -1"),
+    (["rates", "digits", "--dimensions", "10", "3"], "3"), (["rates", "digits", "--per-class", "100000"], "100000"),
+    (["mislabelled", "digits", "--fractions", "0", "2"], "fractions is 2.0"),
+    (["mislabelled", "digits", "--dimension", "3"], "3"),
+    (["mislabelled", "digits", "--seeds", "0"], "seeds is 0"), (["rates", "digits", "--svm"], "needs scikit-learn"),
+    (["rates", "digits", "--out", "file"], "file"),
+], ids=str)
+def test_wrong_input_takes_one_line_and_status_2_before_any_training(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setattr(stage_comparison, "train", None)
+    (tmp_path / "file").write_text("in the way")
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert len(error.splitlines()) == 1
+    assert error.startswith("python -m convnet.stage_comparison: error: ")
+    assert message in error
 
 
 def test_a_folder_of_images_is_read(tmp_path, capsys):
