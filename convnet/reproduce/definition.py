@@ -38,6 +38,7 @@ _LIMITS = ("epochs", "seeds", "turns", "choices", "images", "levels")
 _SETUP = ("dataset", "image_size", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
           "initialization", "dtype", "epochs", "batch_size", "optimizer", "schedule", "test_every")
 _EXTRAS = ("stage", "dimension")
+_NAMED = {"network": NETWORKS, "normalization": NORMALIZATIONS, "augmentation": AUGMENTATIONS, "stage": STAGES}
 _TOP = ("title", "paper", "section", "shows", "like", "selection", "seeds", "folds", "turns", "assumptions", "claims",
         "figures", "x_label", "setup", "levels", "part", "algorithm", "scale")
 _PAPER = ("error", "accuracy", "deviation", "coefficient", "seconds", "significant")
@@ -222,6 +223,7 @@ def parse(name: str, file: str, content: Mapping[str, Any]) -> Definition:
     reader.unique("algorithm", [entry.name for entry in entries])
     levels = reader.table(content, "levels")
     reader.known(levels, ("sigmas", "epsilons"), "levels.")
+    sigmas, epsilons = (tuple(reader.items(levels, key, "levels.")) for key in ("sigmas", "epsilons"))
     scales = reader.table(content, "scale")
     reader.known(scales, tuple(SCALES), "scale.")
     for scale, change in scales.items():
@@ -230,9 +232,10 @@ def parse(name: str, file: str, content: Mapping[str, Any]) -> Definition:
         reader.known(change, (*_LIMITS, *_SETUP, "parts"), f"scale.{scale}.")
         for key in set(_LIMITS) & set(change):
             reader.checked(f"scale.{scale}.{key}", lambda key=key, change=change: whole_number(key, change[key], 1))
-        for part in change.get("parts", []):
+        reader.setup(change, f"scale.{scale}.")
+        for part in reader.items(change, "parts", f"scale.{scale}."):
             reader.one_of(f"scale.{scale}.parts", part, [p.name for p in parts])
-    figures = content.get("figures", ["errors"])
+    figures = reader.items(content, "figures", default=["errors"])
     for figure in figures:
         reader.one_of("figures", figure, FIGURES)
     numbers = {key: reader.checked(key, lambda key=key: whole_number(key, content[key], 1))
@@ -240,9 +243,9 @@ def parse(name: str, file: str, content: Mapping[str, Any]) -> Definition:
     title, paper, section, shows = (reader.text(content, key) for key in ("title", "paper", "section", "shows"))
     found = Definition(
         name, title, paper, section, shows, parts, entries, reader.checked(
-            "levels", lambda: Levels(tuple(levels.get("sigmas", ())), tuple(levels.get("epsilons", ())))),
+            "levels", lambda: Levels(sigmas, epsilons)),
         selection=reader.one_of("selection", content.get("selection", "cross-validation"), SELECTIONS),
-        assumptions=tuple(content.get("assumptions", ())), claims=tuple(content.get("claims", ())),
+        assumptions=tuple(reader.items(content, "assumptions")), claims=tuple(reader.items(content, "claims")),
         figures=tuple(figures), x_label=str(content.get("x_label", "")), scales=scales, **numbers)
     if found.folds < 2 or found.turns > found.folds:
         reader.fail("folds", f"is {found.folds} with turns = {found.turns}; it must be at least 2 and at least turns")
@@ -274,6 +277,10 @@ class _Reader:
             self.fail(key, f"must hold at least one table, as in [[{key}]]")
         return rows
 
+    def items(self, table: Mapping[str, Any], key: str, where: str = "", default: Sequence[Any] = ()) -> list[Any]:
+        found = table.get(key, list(default))
+        return found if isinstance(found, list) else self.fail(f"{where}{key}", f"is {found!r}; write a list, {key} = [...]")
+
     def text(self, table: Mapping[str, Any], key: str, where: str = "") -> str:
         found = table.get(key)
         if not isinstance(found, str) or not found:
@@ -300,32 +307,38 @@ class _Reader:
         values = {**setup, **{key: value for key, value in row.items() if key in (*_SETUP, *_EXTRAS)}}
         if "subset" in row:
             values.pop("per_class", None)
-        dataset = self.text(values, "dataset", where)
-        if not dataset.endswith(".npz") and "/" not in dataset:
-            self.one_of(f"{where}dataset", dataset, known_names())
-        self.one_of(f"{where}network", values.get("network"), NETWORKS)
-        self.one_of(f"{where}normalization", values.get("normalization", "mean-image"), tuple(NORMALIZATIONS))
-        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if key in values:
-                self.checked(f"{where}{key}", lambda key=key, known=known: make(key, values[key], known))
-        for key in ("epochs", "batch_size", "image_size", "subset", "per_class", "dimension", "test_every"):
-            if key in values:
-                self.checked(f"{where}{key}", lambda key=key: whole_number(key, values[key], 1))
-        self.checked(f"{where}dropout", lambda: real_number("dropout", values.get("dropout", 0.0), 0.0, 1.0))
-        if "augmentation" in values:
-            self.one_of(f"{where}augmentation", values["augmentation"], tuple(AUGMENTATIONS))
-        if "stage" in values:
-            self.one_of(f"{where}stage", values["stage"], STAGES)
+        for key in ("dataset", "network"):
+            self.text(values, key, where)
+        self.setup(values, where)
         options = {key: value for key, value in values.items() if key in _SETUP}
         made = Setup(**{"normalization": "mean-image", **options})
         x = row.get("x")
         return Part(name, made, values.get("stage"), values.get("dimension"),
                     None if x is None else self.checked(f"{where}x", lambda: real_number("x", x, 0.0)), str(row.get("line", "")))
 
+    def setup(self, values: Mapping[str, Any], where: str) -> None:
+        """Refuse what is wrong among the fields of a setup that are given."""
+        if "dataset" in values:
+            dataset = self.text(values, "dataset", where)
+            if not dataset.endswith(".npz") and "/" not in dataset:
+                self.one_of(f"{where}dataset", dataset, known_names())
+        for key, names in _NAMED.items():
+            if key in values:
+                self.one_of(f"{where}{key}", values[key], tuple(names))
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if key in values:
+                spec = self.text(values, key, where)
+                self.checked(f"{where}{key}", lambda key=key, spec=spec, known=known: make(key, spec, known))
+        for key in ("epochs", "batch_size", "image_size", "subset", "per_class", "dimension", "test_every"):
+            if key in values:
+                self.checked(f"{where}{key}", lambda key=key: whole_number(key, values[key], 1))
+        if "dropout" in values:
+            self.checked(f"{where}dropout", lambda: real_number("dropout", values["dropout"], 0.0, 1.0))
+
     def entry(self, row: Mapping[str, Any], where: str, parts: Sequence[Part]) -> Entry:
         self.known(row, ("name", "spec", "coefficient", "grid", "paper"), where)
         name, spec = self.text(row, "name", where), self.text(row, "spec", where)
-        coefficient, grid = row.get("coefficient"), row.get("grid", [])
+        coefficient, grid = row.get("coefficient"), self.items(row, "grid", where)
         if (coefficient is None) != (not grid):
             self.fail(f"{where}grid", 'and coefficient belong together; write both, as in coefficient = "beta" and '
                       "grid = [0.01, 0.1], or neither")
@@ -349,7 +362,11 @@ class _Reader:
         self.known(numbers, _PAPER, where)
         if ("error" in numbers) == ("accuracy" in numbers):
             self.fail(f"{where}error", "or accuracy is needed, one of them, in percent")
-        numbers = dict(numbers)
+        if not isinstance(numbers.get("significant", False), bool):
+            self.fail(f"{where}significant", f"is {numbers['significant']!r}; it must be true or false")
+        numbers = {key: value if key == "significant" else
+                   self.checked(f"{where}{key}", lambda key=key, value=value: real_number(key, value, 0.0))
+                   for key, value in numbers.items()}
         if "accuracy" in numbers:
             numbers["error"] = round(100 - numbers.pop("accuracy"), 6)
         return Published(**numbers)
