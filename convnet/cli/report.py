@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convnet.reproduce.store import Store
 
     store = Store(Path(arguments.output), say)
+    store.check_present()
     folder = Path(arguments.to) if arguments.to else store.folder / "reports"
     for name, definition in zip(arguments.names, chosen(arguments), strict=True):
         for path in write(build(definition, store, arguments.select_on_test, command_for(name, arguments)), folder):

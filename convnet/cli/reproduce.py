@@ -80,17 +80,21 @@ def command_for(name: str, arguments: argparse.Namespace) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the experiments; return 1 if something is still missing."""
+    from convnet.devices import array_library
     from convnet.reproduce.driver import at, reproduce, shares
     from convnet.reproduce.report import build, write
     from convnet.reproduce.store import Store
 
     store = Store(Path(arguments.output), say)
+    if arguments.device != "auto":  # which only warns, and does so when the networks are made
+        array_library(arguments.device)
     if arguments.list:
         list_experiments(arguments, store)
         return 0
     if arguments.processes is not None and arguments.processes < 1:
         raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")
     definitions = chosen(arguments)
+    store.check_writable()
     processes, threads = shares(arguments.processes, arguments.device)
     quiet = arguments.quiet
     if not quiet and not arguments.scheduler:

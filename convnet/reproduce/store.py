@@ -56,6 +56,11 @@ class Store:
             raise OSError(f"nothing can be written into {self.folder} ({error.strerror or error}); give another folder "
                           "with --output, or make room") from error
 
+    def check_present(self) -> None:
+        """Raise FileNotFoundError unless the folder is a store."""
+        if not any((self.folder / name).is_dir() for name in ("runs", "attempts")):
+            raise FileNotFoundError(f"{self.folder} holds no runs of convnet reproduce; name its store with --output")
+
     def runs(self, remove_damaged: bool = False) -> dict[str, list[Run]]:
         """Return all finished runs by `key_of` their settings; files that are known already are not read again.
 

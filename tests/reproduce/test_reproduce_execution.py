@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -250,11 +251,18 @@ def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(tmp_path, in_this
     assert len(store.runs()) == 2
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
+@pytest.mark.parametrize(("options", "message"), [
+    (["--output", "file/store"], "nothing can be written into"), (["--device", "tpu"], "device is 'tpu'"),
+    (["--device", "gpu"], "CuPy"), (["--list", "--device", "tpu"], "device is 'tpu'"),
+    (["--processes", "0"], "--processes is 0"),
+], ids=str)
+def test_wrong_options_take_one_line_and_status_2_before_any_work(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "cupy", None)
     (tmp_path / "file").write_text("")
-    path = write_tiny(tmp_path)
-    assert main(["reproduce", str(path), "--output", str(tmp_path / "file" / "store"), "--quiet"]) == 2
-    assert "nothing can be written into" in capsys.readouterr().err
+    assert main(["reproduce", str(write_tiny(tmp_path)), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 @pytest.mark.slow

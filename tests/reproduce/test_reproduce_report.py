@@ -124,11 +124,19 @@ def test_every_kind_of_figure_is_drawn(tmp_path, name, figures):
 
 @pytest.mark.slow
 def test_a_report_of_nothing_says_what_is_missing(tmp_path, capsys):
+    Store(tmp_path).check_writable()
     assert main(["report", "002-table1-mnist", "--output", str(tmp_path), "--scale", "cpu"]) == 0
     page = (tmp_path / "reports" / "002-table1-mnist.md").read_text()
     assert "Standard BP" in page and "1.21 ± 0.08" in page
     assert "mnist: bp, 3 final runs" in page
     assert str(tmp_path / "reports" / "002-table1-mnist.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["typo", "."])
+def test_a_report_from_a_folder_that_is_no_store_is_refused(tmp_path, capsys, folder):
+    assert main(["report", "002-table1-mnist", "--output", str(tmp_path / folder)]) == 2
+    assert "holds no runs of convnet reproduce; name its store with --output" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (45, "45 s"), (150, "2.5 min"), (3000, "50 min"), (9000, "2.5 h"),
