@@ -1,4 +1,4 @@
-"""The command line: ``convnet compare``, ``train``, ``evaluate``, ``datasets``, ``gradcheck`` and ``info``."""
+"""The command line; ``convnet --help`` lists the commands."""
 from convnet.cli.main import main
 
 __all__ = ["main"]

@@ -196,7 +196,17 @@ def test_gradcheck_passes_and_names_a_planted_fault(capsys, monkeypatch):
     assert "0 of 1 correct" in out
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "datasets", "gradcheck", "info"])
+COMMANDS = ["compare", "reproduce", "report", "train", "evaluate", "datasets", "gradcheck", "info"]
+
+
+def test_the_page_on_architecture_lists_all_commands(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {command} " in out for command in COMMANDS)
+    assert f" {', '.join(COMMANDS)}\n" in (Path(ROOT) / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"  convnet {command}" in capsys.readouterr().out.split("examples:")[1]
