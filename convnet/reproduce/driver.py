@@ -13,7 +13,7 @@ from convnet.experiment import Run
 from convnet.reproduce import cost
 from convnet.reproduce.definition import Definition
 from convnet.reproduce.execution import run_local, run_on_cluster
-from convnet.reproduce.jobs import Cell, Job, cells, finished, wanted
+from convnet.reproduce.jobs import Cell, Job, cells, finished, job_count, wanted
 from convnet.reproduce.runs import PartExperiment
 from convnet.reproduce.store import Store
 
@@ -160,12 +160,11 @@ def estimate(definition: Definition, store: Store) -> tuple[int, float | None]:
     experiments = _opened(definition, store, result, lambda line: None)
     runs = store.runs()
     found = cells(definition, current(runs, experiments))
-    jobs = wanted(found)
-    count = len(jobs) + sum(definition.seeds for cell in found if cell.chosen is None)
+    count = job_count(found, definition.seeds)
     if result.skipped:
         return count, None
     speeds = {name: cost.seconds_per_image(experiment, runs) for name, experiment in experiments.items()}
-    missing = [job for job in jobs if finished(job, runs) is None]
+    missing = [job for job in wanted(found) if finished(job, runs) is None]
     seconds = sum(speeds[job.part.name] * _work(job, experiments) for job in missing)
     for name, experiment in experiments.items():
         seconds += speeds[name] * _later(definition, found, {name: experiment})

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,12 @@ def _cell(definition: Definition, part: Part, entry: Entry, runs: Mapping[str, S
 def finished(job: Job, runs: Mapping[str, Sequence[Run]]) -> Run | None:
     """Return the run of a job, tested at the job's levels; of several (by other kernels or versions) the newest."""
     found = [run for run in runs.get(job.key, ()) if job.fold is not None or run.problem or run.levels == job.levels]
-    return max(found, key=lambda run: (run.settings["version"], run.file.stat().st_mtime), default=None)
+    return max(found, key=_recency, default=None)
+
+
+def _recency(run: Run) -> tuple[list[int], float]:
+    """Return what orders runs from old to new: the numbers of the version, and the time of the file."""
+    return [int(number) for number in re.findall(r"\d+", run.settings["version"])], run.file.stat().st_mtime
 
 
 def wanted(found: Sequence[Cell]) -> list[Job]:

@@ -1,6 +1,7 @@
 """Which jobs there are, how a coefficient is chosen from them, and where a run is found."""
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_a_run_with_other_levels_is_not_finished(tiny, store):
     other = dataclasses.replace(job, levels=dataclasses.replace(job.levels, sigmas=(0.2,)))
     assert finished(job, store.runs()) is not None
     assert finished(other, store.runs()) is None
+
+
+def test_of_several_runs_of_a_job_the_newest_version_is_taken_and_of_one_version_the_newest_file(tiny, store):
+    job = wanted(cells(tiny, {}))[-1]
+    for i, (version, kernels) in enumerate([("0.10.0", "reference"), ("0.10.0", "fast"), ("0.9.0", "cuda")]):
+        run = made_up(store, job, 0.1, version=version, kernels=kernels)
+        os.utime(run.file, (1000 + i, 1000 + i))
+    assert finished(job, store.runs()).settings["kernels"] == "fast"
 
 
 def test_jobs_survive_json(tiny):
