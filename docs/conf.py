@@ -47,8 +47,8 @@ html_show_sphinx = html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 
-# Pages that have their place elsewhere in the repository, by how the pages here link to them.
-ELSEWHERE = {"../benchmarks/RESULTS.md": "timings.md"}
+# Pages and notebooks that have their place elsewhere in the repository, by how the pages here link to them.
+ELSEWHERE = {"../benchmarks/RESULTS.md": "timings.md", "../notebooks/": "notebooks/"}
 
 
 def _copy_pages() -> None:
@@ -62,7 +62,7 @@ def _copy_pages() -> None:
 
 
 def _link_to_copies(app, page, source) -> None:
-    """Let links to the pages from elsewhere lead to their copies."""
+    """Let links to what is elsewhere lead to its copies."""
     for original, name in ELSEWHERE.items():
         source[0] = source[0].replace(f"]({original}", f"]({name}")
 

@@ -1,4 +1,5 @@
 """The site builds without a warning, has a page for everything that is exported, and is spelt correctly."""
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,21 @@ def test_every_exported_layer_and_algorithm_has_a_page_with_its_docstring(site, 
         page = site / "reference" / "generated" / f"{cls.__module__}.{cls.__name__}.html"
         text = page.read_text(encoding="utf-8")
         assert f'id="{cls.__module__}.{cls.__name__}"' in text
+
+
+def test_the_links_between_pages_lead_to_files_of_the_repository():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")]
+    # What the build of the site copies into docs is no file of the repository.
+    copied = ROOT / "docs" / "notebooks", ROOT / "docs" / "timings.md"
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve()
+            assert target.exists() and not {target, target.parent} & set(copied), f"{page}: {link}"
+
+
+@pytest.mark.slow
+def test_links_to_notebooks_lead_to_their_pages(site):
+    assert 'href="notebooks/4_loss_ibp.html"' in (site / "mathematics.html").read_text(encoding="utf-8")
 
 
 def test_the_spelling_is_clean():
