@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if hint:
         say(hint)
     if arguments.again:
+        experiment.check(algorithm)
         # All of it, since a run that fails writes no network, and its settings must not stand beside another's.
         for file in (folder / NAME, *History.files(folder), folder / "network.json", folder / "network.npz"):
             file.unlink(missing_ok=True)

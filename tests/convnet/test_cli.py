@@ -103,6 +103,8 @@ def test_a_network_from_elsewhere_is_evaluated_on_a_named_data_set(here, capsys)
 def test_a_run_that_failed_leaves_no_weights_of_another(here, capsys):
     command = ["train", *QUICK, "--output", "mix", "--quiet"]
     assert main(command) == 0
+    assert main([*command, "--again", "--algorithm", "jacobian:strength=1,projections=50"]) == 2
+    assert main(["evaluate", "mix/network.npz"]) == 0
     assert main([*command, "--again", "--optimizer", "sgd:learning_rate=1e30"]) == 2
     assert not Path("mix/network.npz").exists()
     assert main(["evaluate", "mix/network.npz"]) == 2
