@@ -25,9 +25,8 @@ from convnet.algorithms import needs_tangents
 from convnet.architectures import build, default_for
 from convnet.batch import Batch
 from convnet.checkpoint import fingerprint
-from convnet.data import Dataset, known_names, load
+from convnet.data import Dataset, load
 from convnet.data.augment import Augmentation
-from convnet.data.folder import holds_folder, load_folder
 from convnet.data.prepare import prepare, usual_normalization
 from convnet.data.registry import cache_root
 from convnet.data.sampling import stratified_indices
@@ -197,7 +196,7 @@ class Experiment:
         whole_number("epochs", setup.epochs, 1)
         whole_number("batch_size", setup.batch_size, 1)
         whole_number("test_every", setup.test_every, 1)
-        self.raw = load_dataset(setup.dataset, setup.root, setup.image_size)
+        self.raw = load(setup.dataset, setup.root, image_size=setup.image_size)
         self.setup = setup = dataclasses.replace(
             setup, network=setup.network or default_for(self.raw.name, self.raw.input_shape),
             normalization=setup.normalization or usual_normalization(self.raw.name))
@@ -325,35 +324,6 @@ class Experiment:
             run, levels=levels, test_error=error_rate(net, images, labels),
             noise_errors=noise_errors(net, images, labels, levels.sigmas),
             fgsm_errors=fgsm_errors(net, images, labels, levels.epsilons))
-
-
-def load_dataset(name: str, root: str | None = None, image_size: int | None = None) -> Dataset:
-    """Return a data set by name or path, see `convnet.data.load`; the images of a folder scaled to a size.
-
-    Parameters
-    ----------
-    name : str
-    root : str, optional
-    image_size : int, optional
-        Rows and columns.
-
-    Raises
-    ------
-    ValueError
-        If there is no such data set, or a size is given for anything but a folder of images.
-    """
-    if image_size is not None:
-        whole_number("image_size", image_size, 1)
-    known, path = name in known_names(), Path(name)
-    folder = not known and holds_folder(path)
-    if not (known or folder) and path.exists() and path.suffix != ".npz":
-        raise ValueError(f"{name} is neither a .npz file nor a folder with a folder of images per class, nor is it one of the "
-                         f"data sets {', '.join(known_names())}")
-    if image_size is None:
-        return load(name, root)
-    if not folder:
-        raise ValueError(f"image_size is {image_size}, but {name} is no folder of images; leave it out")
-    return load_folder(path, image_size)
 
 
 def augmentation_of(name: str | None) -> Augmentation | None:

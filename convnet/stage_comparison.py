@@ -28,11 +28,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convnet.architectures_004 import NAMES, STAGES, build, loss_of
-from convnet.data import Dataset
+from convnet.data import Dataset, load
 from convnet.data.corruption import with_label_noise
 from convnet.data.folder import load_folder
 from convnet.data.sampling import stratified_indices
-from convnet.experiment import load_dataset
 from convnet.files import write_atomically, write_text
 from convnet.layers.base import real_number, whole_number
 from convnet.optimizers import SGD
@@ -339,7 +338,7 @@ def load_small(options: argparse.Namespace) -> Dataset:
     if Path(options.dataset).is_dir():
         dataset = load_folder(options.dataset, size=side)
     else:
-        dataset = padded(load_dataset(options.dataset, options.root), side)
+        dataset = padded(load(options.dataset, options.root), side)
     dataset = dataset.subset(per_class=options.per_class, seed=options.seed)
     if options.test_images is not None and options.test_images < len(dataset.test_labels):
         chosen = stratified_indices(dataset.test_labels, size=options.test_images, classes=len(dataset.classes))

@@ -39,10 +39,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate."""
+    from convnet.data import load
     from convnet.data.prepare import prepare
     from convnet.data.registry import cache_root
     from convnet.evaluation import error_rate, fgsm_errors, noise_errors
-    from convnet.experiment import augmentation_of, data_digest, load_dataset
+    from convnet.experiment import augmentation_of, data_digest
     from convnet.network import Network
 
     if arguments.output is not None and arguments.output.suffix not in (".csv", ".json"):
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     net = Network.load(arguments.network, arguments.device)
     data = data_settings(arguments)
     augmentation = augmentation_of(data["augmentation"])
-    raw = load_dataset(data["dataset"], arguments.data_root, data["image_size"])
+    raw = load(data["dataset"], arguments.data_root, image_size=data["image_size"])
     if data["data"] not in (None, data_digest(raw)):
         raise ValueError(f"{data['dataset']} has changed since the network was trained on it; to evaluate on it as it is now, "
                          f"give --dataset {data['dataset']} with its companions")

@@ -131,8 +131,8 @@ def _decode(path: Path, shape: tuple[int, int, int], wanted: tuple[int, int] | N
 
     with _opened(path) as image:
         if wanted is None and (image.height, image.width) != shape[:2]:
-            raise ValueError(f"{path} is {image.height}x{image.width}, others are {shape[0]}x{shape[1]}; give a size, "
-                             "to which all images are scaled and cropped")
+            raise ValueError(f"{path} is {image.height}x{image.width}, others are {shape[0]}x{shape[1]}; give a size "
+                             "(image_size), to which all images are scaled and cropped")
         try:
             decoded = image.convert("RGB" if shape[2] == 3 else "L")
         # Pillow's decoders raise errors of many types for damaged files.

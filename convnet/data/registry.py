@@ -86,7 +86,7 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 
 def load(name: str | os.PathLike, root: str | os.PathLike | None = None,
-         cache: str | os.PathLike | None = None) -> Dataset:
+         cache: str | os.PathLike | None = None, image_size: int | None = None) -> Dataset:
     """Return a data set, as published: not scaled, uint8 (the digits: 0 to 16).
 
     Parameters
@@ -100,25 +100,35 @@ def load(name: str | os.PathLike, root: str | os.PathLike | None = None,
         the environment variable CONVNET_DATA, else the user's cache folder.
     cache : path, optional
         Where unpacked copies of SVHN are kept, by default the folder ``unpacked`` in the user's cache folder.
+    image_size : int, optional
+        Rows and columns that the images of a folder are scaled to.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or a file is damaged or not what its name says.
+        If the name is unknown, a file is damaged or not what its name says, or an image size is given for anything but a
+        folder of images.
     FileNotFoundError
         If the files are not there.
     """
     name = os.fspath(name)
+    folder = name not in known_names() and holds_folder(Path(name))
+    if image_size is not None:
+        if not folder:
+            raise ValueError(f"image_size is {image_size}, but {name} is no folder of images; leave it out")
+        if not isinstance(image_size, int) or image_size < 1:
+            raise ValueError(f"image_size is {image_size!r}; it must be an int, at least 1")
     if name == "digits":
         return load_digits()
     if name not in SOURCES:
         path = Path(name)
         if path.suffix == ".npz":
             return load_npz(path)
-        if holds_folder(path):
-            return load_folder(path)
-        if os.sep in name:
-            raise FileNotFoundError(f"{name} is neither a .npz file nor a folder with a folder of images per class")
+        if folder:
+            return load_folder(path, image_size)
+        if os.sep in name or path.exists():
+            raise FileNotFoundError(f"{name} is neither a .npz file nor a folder with a folder of images per class, nor is it "
+                                    f"one of the data sets {', '.join(known_names())}")
     lookup("data set", name, dict.fromkeys(known_names()))
     source = SOURCES[name]
     return source.read(find(name, root), Path(cache) if cache is not None else cache_root() / "unpacked")

@@ -61,7 +61,7 @@ def test_size_scales_to_cover_and_takes_the_centre(tmp_path):
     assert data.input_shape == (10, 10, 3)
     np.testing.assert_array_equal(data.train_images[0, 4, 4], COLOURS["red"])      # no stripe of the sides
     assert data.train_images.min() >= 10
-    with pytest.raises(ValueError, match=r"is 20x6., others are 20x6.; give a size"):
+    with pytest.raises(ValueError, match=r"is 20x6., others are 20x6.; give a size \(image_size\)"):
         load_folder(tmp_path)
 
 
