@@ -1,17 +1,17 @@
 """A network: layers, their parameters in one vector, and a generator of its own."""
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from convnet import kernels
+from convnet import kernels, serialization
+from convnet.batch import real_array
 from convnet.devices import array_library
-from convnet.layers.base import Builder, Container, Layer, Record, join, real_number
+from convnet.layers.base import Builder, Container, Layer, Record, join, real_number, whole_number
 from convnet.layers.containers import Sequential, checked_layers
 from convnet.names import lookup
 from convnet.passes.walk import check_shape, inference
@@ -64,17 +64,14 @@ class Network:
         device: str = "cpu", initialization: str = "he", frozen: Sequence[str] = (),
         coefficients: Mapping[str, Mapping[str, float]] | None = None,
     ):
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64'")
-        self.input_shape = tuple(int(n) for n in input_shape)
-        if not self.input_shape or min(self.input_shape) < 1:
-            raise ValueError(f"input_shape is {tuple(input_shape)}; it must hold whole numbers, at least 1")
+        self.dtype, self.input_shape = _number_type(dtype), _shape(input_shape)
         if not layers:
             raise ValueError("layers is empty: a network needs at least one layer")
+        if isinstance(frozen, str):
+            raise TypeError(f"frozen is {frozen!r}; it must be a sequence of paths, as in [{frozen!r}]")
         self.device, self.xp = array_library(device)
-        self.seed, self.initialization = seed, initialization
-        weights_seed, self_seed = np.random.SeedSequence(seed).spawn(2)
+        self.seed, self.initialization = whole_number("seed", seed, 0), initialization
+        weights_seed, self_seed = np.random.SeedSequence(self.seed).spawn(2)
         self.generator = np.random.default_rng(self_seed)
 
         self.root = Sequential(checked_layers("layers", layers))
@@ -149,9 +146,11 @@ class Network:
 
         Raises
         ------
-        ValueError
-            If there is no such path.
+        ValueError, TypeError
+            If there is no such path, or it is not a string.
         """
+        if not isinstance(path, str):
+            raise TypeError(f"layer path is {path!r}; it must be a string, as in '0'")
         found = [layer for layer, own in self.paths.items() if own == path or own.startswith(f"{path}.")]
         return found or [lookup("layer path", path, {own: layer for layer, own in self.paths.items()})]
 
@@ -211,14 +210,8 @@ class Network:
                 if join(path, name) in new:
                     layer.state[name] = new[join(path, name)]  # type: ignore[index]
 
-    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
-        """Set all parameters and running statistics from arrays by name.
-
-        Raises
-        ------
-        ValueError
-            If a name is missing or unknown, or a shape or number type differs; nothing is changed then.
-        """
+    def check_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Raise ValueError unless arrays have the names, shapes and kinds of this network's parameters and statistics."""
         own = {**self.parameters, **self.state}
         for problem, names in (("missing", own.keys() - arrays.keys()), ("unknown", arrays.keys() - own.keys())):
             if names:
@@ -227,13 +220,24 @@ class Network:
             given = arrays[name]
             if given.shape != array.shape or (given.dtype.kind == "c") != (array.dtype.kind == "c"):
                 raise ValueError(f"array {name!r} is {given.dtype} {given.shape}; this network needs {array.dtype} {array.shape}")
-        for name, array in own.items():
+
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Set all parameters and running statistics from arrays by name.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape or number type differs; nothing is changed then.
+        """
+        self.check_arrays(arrays)
+        for name, array in {**self.parameters, **self.state}.items():
             array[...] = self.xp.asarray(arrays[name])
 
     # --- use ----------------------------------------------------------------------------------------------------------
 
     def asarray(self, images: Array) -> Array:
-        """Return `images` in the network's number type, on its device, after a check of their shape."""
+        """Return `images`, an array or lists, in the network's number type, on its device, after a check of their shape."""
+        images = real_array("images", images)
         check_shape("images", images, self.input_shape)
         return self.xp.asarray(images, dtype=self.dtype)
 
@@ -243,23 +247,36 @@ class Network:
 
     def predict(self, images: Array, batch_size: int = 256) -> Array:
         """Return the class ids (N,) of any number of images, `batch_size` at a time."""
-        parts = [self.forward(part).argmax(axis=1) for part in slices(images, batch_size)]
-        return self.xp.concatenate(parts)
+        whole_number("batch_size", batch_size, 1)
+        images = real_array("images", images)
+        if len(images) == 0:
+            raise ValueError("images is empty: there is nothing to predict")
+        parts = [self.forward(images[start:start + batch_size]) for start in range(0, len(images), batch_size)]
+        return self.xp.concatenate([part.argmax(axis=1) for part in parts])
 
-    def copy(self) -> Network:
-        """Return an independent network with equal parameters, statistics and generator state."""
-        return copy.deepcopy(self)
+    def copy(self, dtype: Any = None) -> Network:
+        """Return an independent network with equal parameters, statistics and generator state.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}, optional
+            Number type of the copy; by default that of the network.
+        """
+        _, (layers, options, *rest) = self.__reduce__()
+        return Network._restored(layers, options if dtype is None else {**options, "dtype": dtype}, *rest)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        return Network._restored(*self.__reduce__()[1])  # type: ignore[index]
+        return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = {name: kernels.to_numpy(array) for name, array in {**self.parameters, **self.state}.items()}
-        return Network._restored, (self.config(), arrays, self.generator.bit_generator.state)
+        return Network._restored, (
+            serialization.fresh(self.root.layers), self._options(), arrays, self.generator.bit_generator.state)
 
     @staticmethod
-    def _restored(config: dict[str, Any], arrays: Mapping[str, Array], generator_state: dict[str, Any]) -> Network:
-        net = Network.from_config(config)
+    def _restored(layers: Sequence[Layer], options: Mapping[str, Any], arrays: Mapping[str, Array],
+                  generator_state: dict[str, Any]) -> Network:
+        net = Network(layers, **options)
         net.load_arrays(arrays)
         net.generator.bit_generator.state = generator_state
         return net
@@ -268,11 +285,13 @@ class Network:
 
     def config(self) -> dict[str, Any]:
         """Return the architecture and options, as JSON can hold them."""
-        from convnet.serialization import layers_to_config
+        return {"layers": serialization.layers_to_config(self.root.layers), **self._options()}
 
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments but for the layers, as JSON can hold them."""
         return {
-            "layers": layers_to_config(self.root.layers), "input_shape": list(self.input_shape), "seed": self.seed,
-            "dtype": self.dtype.name, "device": self.device, "initialization": self.initialization,
+            "input_shape": list(self.input_shape), "seed": self.seed, "dtype": self.dtype.name, "device": self.device,
+            "initialization": self.initialization,
             "frozen": list(dict.fromkeys(path for layer, path in self.paths.items() if layer.frozen)),
             "coefficients": {
                 path: {"learning_rate": layer.learning_rate_coefficient, "bias": layer.bias_coefficient}
@@ -282,32 +301,42 @@ class Network:
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Network:
-        """Return a fresh network with the architecture of `config`."""
-        from convnet.serialization import layers_from_config
-
-        return cls(layers_from_config(config["layers"]), **{key: value for key, value in config.items() if key != "layers"})
+    def from_config(cls, config: Mapping[str, Any], layers: Sequence[type[Layer]] = ()) -> Network:
+        """Return a fresh network with the architecture of `config`; `layers` as for `load`."""
+        made = serialization.layers_from_config(config["layers"], serialization.layer_types(layers))
+        return cls(made, **{key: value for key, value in config.items() if key != "layers"})
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write architecture, parameters and running statistics to an ``.npz`` file, whole or not at all."""
-        from convnet.serialization import save_network
-
-        save_network(self, path)
-
-    @staticmethod
-    def load(path: str | PathLike[str], device: str = "cpu") -> Network:
-        """Return the network saved at `path`.
+        """Write architecture, parameters and running statistics to an ``.npz`` file, whole or not at all.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If the file is not a saved network, or is damaged.
+        TypeError
+            If the class of a layer has the name of another layer class, or does not tell its options.
+        OSError
+            If the file cannot be written.
         """
-        from convnet.serialization import load_network
+        serialization.save_network(self, path)
 
-        return load_network(path, device)
+    @staticmethod
+    def load(path: str | PathLike[str], device: str = "cpu", layers: Sequence[type[Layer]] = ()) -> Network:
+        """Return the network saved at `path`.
+
+        Parameters
+        ----------
+        path : path
+        device : {"cpu", "gpu", "auto"}
+        layers : sequence of type, optional
+            The classes of layers in the file that are not in `convnet.layers`; a file names classes and holds no code.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be opened; FileNotFoundError if there is none.
+        ValueError
+            If the file is not a saved network, is damaged, or names a layer class that is not known.
+        """
+        return serialization.load_network(path, device, layers)
 
     def summary(self) -> str:
         """Return a table of the layers, those inside of containers below them, with output shapes and numbers of parameters."""
@@ -333,12 +362,24 @@ class Network:
         return f"<Network {shapes}, {self.vector.size:,} parameters, {self.dtype}, {self.device}>"
 
 
-def slices(images: Array, batch_size: int) -> Iterator[Array]:
-    """Yield `images` in slices of at most `batch_size`."""
-    if len(images) == 0:
-        raise ValueError("images is empty: there is nothing to predict")
-    for start in range(0, len(images), batch_size):
-        yield images[start:start + batch_size]
+def _number_type(dtype: Any) -> np.dtype:
+    try:
+        # NumPy takes None for float64.
+        found = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64'")
+    return found
+
+
+def _shape(input_shape: Any) -> tuple[int, ...]:
+    if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
+        raise TypeError(f"input_shape is {input_shape!r}; it must be a tuple, (H, W, C) or (D,)")
+    shape = tuple(whole_number("an axis of input_shape", n, 1) for n in input_shape)
+    if not shape:
+        raise ValueError("input_shape is (); it must be (H, W, C) or (D,)")
+    return shape
 
 
 def _joined(layers: Iterable[Layer]) -> Sequential:

@@ -131,6 +131,16 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
+def fields_tell_all(kind: type) -> bool:
+    """Whether the fields of a dataclass are all its options: no class that is none has put a constructor above it."""
+    for base in kind.__mro__:
+        if "__dataclass_fields__" in vars(base):
+            return True
+        if "__init__" in vars(base):
+            break
+    return False
+
+
 def describe(thing: Any) -> Any:
     """Return what `thing` is and its options, as JSON can hold it: equal descriptions mean equal behaviour.
 

@@ -276,10 +276,7 @@ class _Battery:
 
     def single_error(self, step: Step) -> float:
         """Return how far the gradient in float32 is from the one in float64."""
-        single = Network.from_config({**self.net.config(), "dtype": "float32"})
-        single.load_arrays({**self.net.parameters, **self.net.state})
-        single.generator.bit_generator.state = self.net.generator.bit_generator.state
-        found = self.step(single)
+        found = self.step(self.net.copy("float32"))
         for name in ("loss", "objective", "flat_gradient", "outputs"):
             if getattr(found, name).dtype != np.float32:
                 raise TypeError(f"{name} is {getattr(found, name).dtype} in a float32 network")
