@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy as np
 from convnet import kernels
 from convnet.files import remove_partials, write_atomically
 from convnet.history import History
+from convnet.serialization import read_file, reason
 from convnet.specs import differences
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Checkpoint:
     folder : path
         Made if it is not there.
     identity : mapping
-        What determines the run, as JSON can hold it: a checkpoint of anything else is refused.
+        What determines the run but for its learning rates, as JSON can hold it: a checkpoint of anything else is refused.
     """
 
     def __init__(self, folder: str | PathLike[str], identity: Mapping[str, Any]):
@@ -48,15 +48,15 @@ class Checkpoint:
         self.identity = json.loads(json.dumps(identity))
         remove_partials(self.path, *History.files(self.path.parent))
 
-    def start(self, net: Network, optimizer: Optimizer, shuffler: np.random.Generator, epochs: int) -> History:
+    def start(self, net: Network, optimizer: Optimizer, shuffler: np.random.Generator, rates: Sequence[float]) -> History:
         """Bring network, optimiser and generator to the state of the checkpoint; without one, write the first.
 
         Parameters
         ----------
         net, optimizer, shuffler
             Changed in place.
-        epochs : int
-            How many the run is to have.
+        rates : sequence of float
+            The learning rate of each epoch that the run is to have. Those of the epochs that are done must be the same.
 
         Returns
         -------
@@ -76,17 +76,21 @@ class Checkpoint:
             history = History()
             self.save(net, optimizer, shuffler, history)
             return history
-        header, arrays = content
-        found = "; ".join(differences(self.identity, header["identity"]))
+        header, arrays, history = content
+        found = [*differences(self.identity, header["identity"]), *_other_rate(history, rates)]
         if found:
-            raise ValueError(f"{self.path} is the checkpoint of another training run: {found}. "
+            raise ValueError(f"{self.path} is the checkpoint of another training run: {'; '.join(found)}. "
                              "Use another folder, or delete it to start over")
-        history = History.from_rows(header["history"])
-        if len(history) > epochs:
-            raise ValueError(f"epochs is {epochs}, but {self.path} has {len(history)} epochs already: "
+        if len(history) > len(rates):
+            raise ValueError(f"epochs is {len(rates)}, but {self.path} has {len(history)} epochs already: "
                              "ask for at least as many, or use another folder")
+        try:
+            net.check_arrays(_part(arrays, "network/"))
+            # Which changes nothing where anything is amiss.
+            optimizer.load_state_dict(_part(arrays, "optimizer/"))
+        except ValueError as error:
+            raise self._damaged(error) from None
         net.load_arrays(_part(arrays, "network/"))
-        optimizer.load_state_dict(_part(arrays, "optimizer/"))
         net.generator.bit_generator.state = header["network_generator"]
         shuffler.bit_generator.state = header["shuffler"]
         # The process may have ended between the two writings.
@@ -111,19 +115,23 @@ class Checkpoint:
         write_atomically(self.path, lambda file: np.savez(file, header=np.array(json.dumps(header)), **arrays))
         history.write(self.path.parent)
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray], History] | None:
+        """Return the header, the arrays and the history, or None if there is no checkpoint."""
         try:
-            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            header = json.loads(str(arrays.pop("header")))
-            if header["format"] != FORMAT or not isinstance(header["identity"], dict):
-                raise ValueError("unknown format")
+            header, arrays = read_file(self.path, "header", FORMAT)
+            if not isinstance(header["identity"], dict):
+                raise ValueError("it does not say what run it belongs to")
+            for name in ("network_generator", "shuffler"):
+                # A generator refuses what is not a state of its kind.
+                np.random.default_rng().bit_generator.state = header[name]
+            return header, arrays, History.from_rows(header["history"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path} is not a checkpoint, or is damaged ({error}); "
-                             "delete it to start over") from None
-        return header, arrays
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.path} is not a checkpoint, or is damaged ({reason(error)}); delete it to start over")
 
 
 def fingerprint(*arrays: Any) -> str:
@@ -144,3 +152,11 @@ def fingerprint(*arrays: Any) -> str:
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _other_rate(history: History, rates: Sequence[float]) -> Iterator[str]:
+    """Name the first epoch that had another learning rate than it is to have."""
+    for done, rate in zip(history, rates, strict=False):
+        if done.learning_rate != rate:
+            yield f"the learning rate of epoch {done.epoch} is {done.learning_rate:g} there and {rate:g} here"
+            return

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convnet.losses import Loss
 from convnet.names import lookup
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -141,31 +144,69 @@ def fields_tell_all(kind: type) -> bool:
     return False
 
 
-def describe(thing: Any) -> Any:
+def describe(thing: Any, name: str = "") -> Any:
     """Return what `thing` is and its options, as JSON can hold it: equal descriptions mean equal behaviour.
 
-    Dataclasses become their type and fields, functions their module and name, everything else that JSON cannot hold its
-    ``repr``.
+    Dataclasses become their type and fields, losses their type and attributes, arrays lists, functions their module and
+    name, everything else that JSON cannot hold its ``repr``.
+
+    Parameters
+    ----------
+    thing : object
+    name : str
+        What it is called, for messages.
+
+    Raises
+    ------
+    TypeError
+        If `thing`, or something in it, does not tell its options: a lambda, an object of a class that is no dataclass.
     """
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = {f.name: describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
-        return {"type": type(thing).__name__, **fields}
+    if isinstance(thing, Loss):
+        # All that a loss holds are its options, but for what it has sent to a device.
+        options = {key: value for key, value in vars(thing).items() if key != "_sent"}
+        return {"type": type(thing).__name__, **describe(options, name)}
+    if fields_tell_all(type(thing)):
+        fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
+        return {"type": type(thing).__name__, **describe(fields, name)}
     if isinstance(thing, Mapping):
-        return {str(key): describe(value) for key, value in thing.items()}
+        return {str(key): describe(value, f"{name}.{key}" if name else str(key)) for key, value in thing.items()}
     if isinstance(thing, Sequence) and not isinstance(thing, str):
-        return [describe(value) for value in thing]
+        return [describe(value, f"{name}[{position}]") for position, value in enumerate(thing)]
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
-    if hasattr(thing, "__qualname__"):
+    if hasattr(thing, "tolist"):
+        return describe(thing.tolist(), name)
+    if _has_name(thing):
         return f"{thing.__module__}.{thing.__qualname__}"
-    return repr(thing)
+    text = repr(thing)
+    if dataclasses.is_dataclass(type(thing)) or re.search(r" at 0x[0-9a-fA-F]+", text):
+        raise TypeError(f"{name or 'it'} is {text}, which does not tell its options: make it a dataclass of them, or a "
+                        "function of a module")
+    return text
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Yield, for each entry in which two descriptions differ, its name and both values in short."""
-    for key in dict.fromkeys([*ours, *theirs]):
-        if ours.get(key) != theirs.get(key):
-            yield f"{key} is {_short(theirs.get(key))} there and {_short(ours.get(key))} here"
+def _has_name(thing: Any) -> bool:
+    """Whether `thing` is what its module has under its name."""
+    found: Any = sys.modules.get(getattr(thing, "__module__", None) or "")
+    for part in getattr(thing, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is thing
+
+
+def differences(ours: Any, theirs: Any, name: str = "") -> Iterator[str]:
+    """Yield, for each place in which two descriptions differ, its name and both values in short."""
+    if ours == theirs:
+        return
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and ours.get("type") == theirs.get("type"):
+        for key in dict.fromkeys([*ours, *theirs]):
+            yield from differences(ours.get(key), theirs.get(key), f"{name}.{key}" if name else key)
+    elif not (isinstance(ours, list) and isinstance(theirs, list)):
+        yield f"{name} is {_short(theirs)} there and {_short(ours)} here"
+    elif len(ours) != len(theirs):
+        yield f"{name} has {len(theirs)} entries there and {len(ours)} here"
+    else:
+        for position, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(*pair, f"{name}[{position}]")
 
 
 def _short(value: Any) -> str:

@@ -145,17 +145,17 @@ def train(
     trial(net, algorithm, loss, samples.batch(np.arange(min(2, len(samples.ids))), 0, 0))
     rates = [_rate(schedule, epoch, optimizer.learning_rate) for epoch in range(epochs)]
 
-    shuffler = np.random.default_rng(seed)
+    shuffler = np.random.default_rng(samples.seed)
     optimizer.start(net)
     history, checkpoint = History(), None
     if checkpoint_folder is not None:
-        checkpoint = Checkpoint(checkpoint_folder, {
+        # Of the schedule only the learning rates count, which the history holds.
+        checkpoint = Checkpoint(checkpoint_folder, describe({
             "network": {key: value for key, value in net.config().items() if key != "device"},
-            "algorithm": describe(algorithm), "optimizer": describe(optimizer), "schedule": describe(schedule),
-            "loss": repr(loss), "batch size": batch_size, "seed": seed, "augmentation": describe(augmentation),
-            "data": fingerprint(*samples.arrays()),
-        })
-        history = checkpoint.start(net, optimizer, shuffler, epochs)
+            "algorithm": algorithm, "optimizer": optimizer, "loss": loss, "batch size": samples.batch_size,
+            "seed": samples.seed, "augmentation": augmentation, "data": fingerprint(*samples.arrays()),
+        }))
+        history = checkpoint.start(net, optimizer, shuffler, rates)
 
     totals, device = _Totals(net, samples.batches, history), None
     if net.device == "gpu":

@@ -1,10 +1,13 @@
 """Algorithms, and anything else with options, by name."""
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pytest
 
 from convnet import passes
 from convnet.algorithms import KNOWN, by_spec, candidates, needs_tangents
+from convnet.losses import MultiClassHinge, SoftmaxCrossEntropy
 from convnet.passes import (
     AdversarialTraining,
     Backprop,
@@ -104,8 +107,40 @@ def test_descriptions_tell_different_things_apart():
     both = describe(LossIBP(0.1) + TangentProp(0.2))
     assert [part["type"] for part in both["parts"]] == ["LossIBP", "TangentProp"]
     assert describe(describe) == "convnet.specs.describe"
-    found = list(differences({"a": 1, "b": [1, 2], "c": "new"}, {"a": 1, "b": [1, 3], "d": None}))
-    assert found == ["b is [1, 3] there and [1, 2] here", "c is None there and new here"]
+    assert describe({"weights": np.array([1.0, 2.0])}) == {"weights": [1.0, 2.0]}
+    assert describe([SoftmaxCrossEntropy([1, 2]), MultiClassHinge(2.0)]) == [
+        {"type": "SoftmaxCrossEntropy", "class_weights": [1.0, 2.0]},
+        {"type": "MultiClassHinge", "class_weights": None, "margin": 2.0, "form": "max"}]
+
+
+def test_losses_are_described_the_same_before_and_after_use():
+    loss = SoftmaxCrossEntropy([1, 2])
+    before = describe(loss)
+    loss.value(np.zeros((3, 2)), np.eye(2)[[0, 1, 1]])
+    assert describe(loss) == before
+
+
+class Hidden(LossIBP):
+    def __init__(self, beta, temperature):
+        super().__init__(beta)
+        object.__setattr__(self, "temperature", temperature)
+
+
+@pytest.mark.parametrize("thing", [
+    lambda epoch: epoch, object(), Hidden(0.1, 2.0), [Hidden(0.1, 2.0)], [].append, partial(print, 3, object()),
+], ids=["lambda", "object", "hidden option", "inside", "method", "partial"])
+def test_what_does_not_tell_its_options_has_no_description(thing):
+    with pytest.raises(TypeError, match=r"first.*is.*make it a dataclass"):
+        describe({"first": thing})
+
+
+def test_differences_are_named_where_they_are():
+    ours = {"a": 1, "b": [1, 2], "c": "new", "e": {"type": "T", "x": 0.1, "y": [{"z": 2}]}, "f": [1], "g": {"type": "A", "n": 1}}
+    theirs = {"a": 1, "b": [1, 3], "d": None, "e": {"type": "T", "x": 0.0, "y": [{"z": 3}]}, "f": [], "g": {"type": "B"}}
+    assert list(differences(ours, theirs)) == [
+        "b[1] is 3 there and 2 here", "c is None there and new here", "e.x is 0.0 there and 0.1 here",
+        "e.y[0].z is 3 there and 2 here", "f has 0 entries there and 1 here",
+        "g is {'type': 'B'} there and {'type': 'A', 'n': 1} here"]
 
 
 def test_penalties_are_added_with_a_plus_sign():

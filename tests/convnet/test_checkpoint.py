@@ -1,4 +1,5 @@
 """Interrupted training goes on to the same bits; checkpoints of something else, or damaged ones, are refused."""
+import json
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from convnet import Network, train
 from convnet.data import load
 from convnet.history import History
 from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU
+from convnet.losses import SoftmaxCrossEntropy, SquaredError
 from convnet.optimizers import SGD, Adam
 from convnet.passes import Backprop, LossIBP
+from convnet.schedules import Exponential
 
 DATASET = load("digits").subset(size=100).prepared()
 
@@ -125,6 +128,11 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_bits(tmp_path):
     ({"algorithm": Backprop}, "algorithm"),
     ({"algorithm": lambda: LossIBP(0.2)}, "algorithm"),
     ({"optimizer": lambda: SGD(0.01)}, "optimizer"),
+    ({"optimizer": lambda: Adam(0.01, weight_decay=0.1)}, r"run: optimizer\.weight_decay is 0\.0 there and 0\.1 here\. Use"),
+    ({"schedule": lambda: Exponential(0.5)}, r"run: the learning rate of epoch 2 is 0\.01 there and 0\.005 here\. Use"),
+    ({"schedule": lambda: lambda epoch, base: base / 2}, r"the learning rate of epoch 1 is 0\.01 there and 0\.005 here\. Use"),
+    ({"loss": lambda: SquaredError()}, "loss"),
+    ({"loss": lambda: SoftmaxCrossEntropy([2.0] + [1.0] * 9)}, "loss.class_weights"),
     ({"seed": lambda: 1}, "seed is 0 there and 1 here"),
     ({"batch_size": lambda: 16}, "batch size is 32 there and 16 here"),
     ({"dataset": lambda: load("digits").subset(size=100, seed=1).prepared()}, "data"),
@@ -141,13 +149,108 @@ def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, change, mes
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-200], lambda data: b"", lambda data: b"not a checkpoint"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+class Temperature(SoftmaxCrossEntropy):
+    def __init__(self, temperature):
+        super().__init__()
+        self.temperature = temperature
+
+    def _value(self, z, labels):
+        return super()._value(z / self.temperature, labels)
+
+
+def test_options_of_an_own_loss_belong_to_the_run(tmp_path):
+    run(tmp_path, epochs=1, loss=Temperature(1.0))
+    run(tmp_path, epochs=2, loss=Temperature(1.0))
+    with pytest.raises(ValueError, match=r"loss\.temperature is 1\.0 there and 9\.0 here"):
+        run(tmp_path, epochs=2, loss=Temperature(9.0))
+
+
+class WarmUp:
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def __call__(self, epoch, base):
+        return base * min(1, (epoch + 1) / self.epochs)
+
+
+def test_any_callable_is_a_schedule_that_can_be_resumed(tmp_path):
+    run(tmp_path, epochs=2, schedule=WarmUp(3))
+    assert_same(run(tmp_path, schedule=lambda epoch, base: WarmUp(3)(epoch, base)), run(None, schedule=WarmUp(3)))
+    # What is to come may change: the epochs that are done have had these rates.
+    assert_same(run(tmp_path, epochs=5, schedule=lambda epoch, base: WarmUp(3)(epoch, base) / (1 if epoch < 4 else 2)),
+                run(None, epochs=5, schedule=lambda epoch, base: WarmUp(3)(epoch, base) / (1 if epoch < 4 else 2)))
+
+
+def test_what_does_not_tell_its_options_is_refused_before_training(tmp_path):
+    class Own(LossIBP):
+        def __init__(self, beta, how):
+            super().__init__(beta)
+
+    class Plain:
+        def apply(self, images, key):
+            return images
+
+        central = staticmethod(lambda images: images)
+
+    net = make_net()
+    before = net.vector.copy()
+    for change, message in (({"algorithm": Own(0.1, 2)}, "algorithm is"), ({"augmentation": Plain()}, "augmentation is")):
+        with pytest.raises(TypeError, match=rf"{message}.*make it a dataclass"):
+            run(tmp_path / "run", net=net, **change)
+        run(None, epochs=1, **change)
+    np.testing.assert_array_equal(net.vector, before)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_give_the_same_run(tmp_path):
+    run(tmp_path, epochs=np.int64(1), seed=np.int64(2), batch_size=np.int32(16), net=make_net())
+    assert_same(run(tmp_path, epochs=2, seed=2, batch_size=16), run(None, epochs=2, seed=2, batch_size=16))
+
+
+def rewritten(change):
+    """Return a damage that changes the header and the arrays of a checkpoint."""
+    def damage(path):
+        with np.load(path) as file:
+            arrays = dict(file)
+        header = json.loads(str(arrays.pop("header")))
+        change(header, arrays)
+        np.savez(path, header=np.array(json.dumps(header)), **arrays)
+
+    return damage
+
+
+def directory_of_a_later_version(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 255
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not a checkpoint"),
+    "directory": directory_of_a_later_version,
+    **{f"without {key}": rewritten(lambda header, arrays, key=key: header.pop(key))
+       for key in ("identity", "history", "network_generator", "shuffler", "format")},
+    "half a history": rewritten(lambda header, arrays: header["history"][0].pop("loss")),
+    "half a generator": rewritten(lambda header, arrays: header["shuffler"].pop("state")),
+    "a network array less": rewritten(lambda header, arrays: arrays.pop("network/0.weight")),
+    "an optimizer array less": rewritten(lambda header, arrays: arrays.pop([n for n in arrays if "optimizer" in n][-1])),
+    "another optimizer array": rewritten(lambda header, arrays: arrays.update({"optimizer/steps": np.zeros(2)})),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_and_nothing_changed(tmp_path, damage):
     run(tmp_path, epochs=1)
-    path = tmp_path / "checkpoint.npz"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="damaged"):
-        run(tmp_path, epochs=1)
+    path, net, optimizer = tmp_path / "checkpoint.npz", make_net(), Adam(0.01)
+    DAMAGE[damage](path)
+    before, generator = net.vector.copy(), net.generator.bit_generator.state
+    with pytest.raises(ValueError, match=r"checkpoint\.npz .*damaged") as caught:
+        run(tmp_path, epochs=1, net=net, optimizer=optimizer)
+    assert "allow_pickle" not in str(caught.value)
+    np.testing.assert_array_equal(net.vector, before)
+    assert net.generator.bit_generator.state == generator and optimizer.steps == 0
 
 
 def test_a_saved_network_is_not_a_checkpoint(tmp_path):
@@ -183,7 +286,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_history_files_hold_what_the_object_holds(tmp_path):
     import csv
-    import json
 
     result = run(tmp_path, epochs=3)
     rows = json.loads((tmp_path / "history.json").read_text())
