@@ -2,15 +2,19 @@
 
 All errors are fractions of the images, in inference mode. Noise and steps are in units of the network's input, that is
 of prepared images, and are not clipped. Images are taken in slices, so that memory does not grow with their number.
+
+An image counts as wrong, whatever its label, where an output or any parameter is not finite: the error of a network that has
+overflowed is 1.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convnet.batch import targets
+from convnet import kernels
+from convnet.batch import check_labels, real_array, targets
 from convnet.layers import ScaleInvariantClassifier
 from convnet.layers.base import real_number, whole_number
 from convnet.losses import Loss, ScaleInvariantCost, SoftmaxCrossEntropy, SquaredError
@@ -32,13 +36,18 @@ def error_rate(net: Network, images: Array, labels: Array, batch_size: int = 256
     ----------
     net : Network
     images : array (N, ...)
-        In the shape and preparation that the network was trained on.
+        In the shape and preparation that the network was trained on; floating point.
     labels : array (N,) of class ids, or (N, K) of label vectors
         Of a vector the largest entry counts.
     batch_size : int
         Images per slice; it does not change the result.
+
+    Raises
+    ------
+    ValueError
+        If images or labels are not what the network could be trained on, or are not finite.
     """
-    return int(sum(_wrong(net, x, y) for x, y in _slices(images, labels, batch_size))) / len(images)
+    return _errors(net, images, labels, batch_size, lambda x, y: [x])[0]
 
 
 def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[float], seed: int = 0,
@@ -56,15 +65,14 @@ def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[fl
     seed : int
         Of the draw; it does not depend on `batch_size`.
     """
-    sigmas = [real_number("sigma", sigma, 0.0) for sigma in sigmas]
+    sigmas = _levels("sigma", sigmas)
     rng = np.random.default_rng(seed)
-    wrong: list[Any] = [0] * len(sigmas)
-    for x, y in _slices(images, labels, batch_size):
+
+    def noisy(x: Array, y: Array) -> Iterable[Array]:
         noise = net.xp.asarray(rng.standard_normal(x.shape, np.float32), dtype=net.dtype)
-        x = net.asarray(x)
-        wrong = [count + _wrong(net, x + noise * net.dtype.type(sigma), y)
-                 for count, sigma in zip(wrong, sigmas, strict=True)]
-    return [int(count) / len(images) for count in wrong]
+        return (x + noise * net.dtype.type(sigma) for sigma in sigmas)
+
+    return _errors(net, images, labels, batch_size, noisy)
 
 
 def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[float], loss: Loss | None = None,
@@ -80,19 +88,19 @@ def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[f
     loss : Loss, optional
         What the step raises; by default `default_loss`.
     """
-    epsilons = [real_number("epsilon", epsilon, 0.0) for epsilon in epsilons]
+    epsilons = _levels("epsilon", epsilons)
     loss = default_loss(net) if loss is None else loss
-    wrong: list[Any] = [0] * len(epsilons)
-    for x, y in _slices(images, labels, batch_size):
-        x = net.asarray(x)
+
+    def shifted(x: Array, y: Array) -> Iterable[Array]:
         direction = net.xp.sign(input_gradient(net, loss, x, y))
-        wrong = [count + _wrong(net, x + direction * net.dtype.type(epsilon), y)
-                 for count, epsilon in zip(wrong, epsilons, strict=True)]
-    return [int(count) / len(images) for count in wrong]
+        return (x + direction * net.dtype.type(epsilon) for epsilon in epsilons)
+
+    return _errors(net, images, labels, batch_size, shifted)
 
 
 def input_gradient(net: Network, loss: Loss, images: Array, labels: Array) -> Array:
     """Return ``dL/dx`` of each image in inference mode, by a first and a second pass."""
+    images, labels = _checked(net, images, labels)
     x = net.asarray(images)
     y = first_pass(net.body, x)
     objective = Objective(net.head, loss, y.output, targets(labels, net.root.output_shape[0], net.dtype, net.xp))
@@ -113,15 +121,49 @@ def class_ids(labels: Array) -> Array:
     return labels if labels.ndim == 1 else labels.argmax(axis=1)
 
 
-def _slices(images: Array, labels: Array, batch_size: int) -> Iterator[tuple[Array, Array]]:
-    whole_number("batch_size", batch_size, 1)
-    if len(images) != len(labels) or not len(images):
+def _levels(name: str, values: Sequence[float]) -> list[float]:
+    if np.ndim(values) == 0:
+        raise TypeError(f"{name}s is {values!r}; it must be a sequence of numbers, as in [0.1, 0.2]")
+    return [real_number(name, value, 0.0) for value in values]
+
+
+def _checked(net: Network, images: Array, labels: Array) -> tuple[Array, np.ndarray]:
+    """Return images and labels as arrays, the labels on the host, or raise ValueError if one could not train with them."""
+    images, labels = real_array("images", images), np.asarray(kernels.to_numpy(labels))
+    if images.dtype.kind != "f":
+        raise ValueError(f"the images are {images.dtype}; they must be floating point, as the network was trained on: "
+                         "use Dataset.prepared()")
+    if labels.ndim and (len(images) != len(labels) or not len(images)):
         raise ValueError(f"there are {len(images)} images and {len(labels)} labels; "
                          "give one label per image, at least one")
-    for start in range(0, len(images), batch_size):
-        yield images[start:start + batch_size], labels[start:start + batch_size]
+    check_labels(labels, net.root.output_shape[0])
+    if not np.isfinite(labels).all():
+        raise ValueError("labels holds NaN or infinite values")
+    return images, labels
 
 
-def _wrong(net: Network, images: Array, labels: Array) -> Array:
-    """Return how many images are misclassified, as a number on the network's device: to read each one would be to wait."""
-    return (net.predict(images, len(images)) != net.xp.asarray(class_ids(labels))).sum()
+def _errors(net: Network, images: Array, labels: Array, batch_size: int,
+            variants: Callable[[Array, Array], Iterable[Array]]) -> list[float]:
+    """Return the error on each of the ``variants(images, labels)`` of the images, made a slice at a time.
+
+    Everything is counted on the network's device and read at the end: to read each number would be to wait for it.
+    """
+    images, labels = _checked(net, images, labels)
+    whole_number("batch_size", batch_size, 1)
+    xp, right, finite = net.xp, [], True
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        sound = xp.isfinite(net.vector).all()
+        for start in range(0, len(images), batch_size):
+            x, y = net.asarray(images[start:start + batch_size]), labels[start:start + batch_size]
+            ids = xp.asarray(class_ids(y))
+            finite = finite & xp.isfinite(x).all()
+            right.append([_right(net, variant, ids, sound) for variant in variants(x, y)])
+        if not bool(finite):
+            raise ValueError(f"images holds NaN, or values that are infinite in {net.dtype}")
+        return [(len(images) - int(sum(counts))) / len(images) for counts in zip(*right, strict=True)]
+
+
+def _right(net: Network, images: Array, ids: Array, sound: Array) -> Array:
+    """Return how many images are classified as `ids`, with finite outputs, as a number on the network's device."""
+    outputs = net.forward(images)
+    return ((outputs.argmax(axis=1) == ids) & net.xp.isfinite(outputs).all(axis=1) & sound).sum()

@@ -2,10 +2,13 @@
 import numpy as np
 import pytest
 
-from convnet import Network
+from convnet import Network, train
+from convnet.data import Dataset
 from convnet.evaluation import error_rate, fgsm_errors, input_gradient, noise_errors
-from convnet.layers import BatchNorm, Dense, Dropout, Sigmoid, Softmax
+from convnet.layers import BatchNorm, Dense, Dropout, Flatten, Sigmoid, Softmax
 from convnet.losses import SoftmaxCrossEntropy, SquaredError
+from convnet.optimizers import SGD
+from convnet.passes import Backprop
 
 RNG = np.random.default_rng(3)
 IMAGES, LABELS = RNG.standard_normal((61, 6)), RNG.integers(0, 4, 61)
@@ -82,10 +85,62 @@ def test_no_slice_is_larger_than_asked_for():
     assert net.largest == 8
 
 
+def test_lists_are_taken_as_training_takes_them():
+    net = linear()
+    assert error_rate(net, IMAGES.tolist(), LABELS.tolist()) == error_rate(net, IMAGES, LABELS)
+    assert noise_errors(net, IMAGES.tolist(), LABELS.tolist(), np.array([0.2])) == noise_errors(net, IMAGES, LABELS, [0.2])
+    np.testing.assert_array_equal(input_gradient(net, SquaredError(), IMAGES.tolist(), LABELS.tolist()),
+                                  input_gradient(net, SquaredError(), IMAGES, LABELS))
+    assert noise_errors(net, IMAGES, LABELS, []) == fgsm_errors(net, IMAGES, LABELS, ()) == []
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf])
+def test_what_is_not_finite_is_wrong_whatever_the_label(weight):
+    net, zeros = linear(), np.zeros(61, int)
+    net.parameters["0.weight"][:, 0] = weight
+    assert error_rate(net, IMAGES, zeros) == 1
+    assert noise_errors(net, IMAGES, zeros, [0.0, 0.1]) == fgsm_errors(net, IMAGES, zeros, [0.0, 0.1]) == [1, 1]
+    # As where the activation of a hidden layer ends what has overflowed.
+    net = Network([Dense(4), Sigmoid(), Dense(4)], (6,), dtype="float64")
+    net.parameters["0.bias"][0] = -np.inf
+    assert np.isfinite(net.forward(IMAGES)).all() and error_rate(net, IMAGES, zeros) == 1
+
+
+def test_a_few_outputs_that_overflow_count_alone():
+    net = linear()
+    images = IMAGES.copy()
+    images[:9] = 1.7e308 * np.sign(images[:9])
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = logits(net, images)
+    finite = np.isfinite(z).all(axis=1)
+    assert 50 < finite.sum() < 61
+    assert error_rate(net, images, LABELS) == np.mean((z.argmax(axis=1) != LABELS) | ~finite)
+
+
+def test_a_run_that_overflows_in_its_last_step_has_no_ordinary_test_error():
+    images, net = 100 * IMAGES[:, :, None, None], Network([Flatten(), Dense(4)], (6, 1, 1))
+    data = Dataset("toy", images, LABELS, images, np.zeros(61, int), classes=tuple("abcd"))
+    result = train(net, data, Backprop(), SGD(3e38), epochs=1, batch_size=61)
+    assert not np.isfinite(net.vector).all() and result.test_error == 1
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda net: error_rate(net, IMAGES, LABELS[1:]), "61 images and 60 labels"),
     (lambda net: error_rate(net, IMAGES[:0], LABELS[:0]), "at least one"),
     (lambda net: error_rate(net, IMAGES[:, :5], LABELS), "shape"),
+    (lambda net: error_rate(net, IMAGES, LABELS.astype(str)), "labels holds <U"),
+    (lambda net: error_rate(net, IMAGES, LABELS + 1), "labels holds class 4"),
+    (lambda net: error_rate(net, IMAGES, LABELS - 1), "labels holds class -1"),
+    (lambda net: error_rate(net, IMAGES, LABELS * 1.0), "labels holds float64"),
+    (lambda net: error_rate(net, IMAGES, LABELS[:, None]), "labels has 1 columns"),
+    (lambda net: error_rate(net, IMAGES, np.eye(5)[LABELS]), "labels has 5 columns"),
+    (lambda net: error_rate(net, IMAGES, np.eye(4)[LABELS] * np.nan), "labels holds NaN"),
+    (lambda net: error_rate(net, IMAGES, np.ones((61, 4, 1))), "labels has the shape"),
+    (lambda net: error_rate(net, IMAGES, 3), "labels has the shape"),
+    (lambda net: error_rate(net, IMAGES.astype(np.uint8), LABELS), r"images are uint8.*prepared\(\)"),
+    (lambda net: error_rate(net, np.where(np.arange(61)[:, None] == 4, np.nan, IMAGES), LABELS, 7), "images holds NaN"),
+    (lambda net: noise_errors(net, IMAGES * np.inf, LABELS, [0.1]), "images holds NaN"),
+    (lambda net: fgsm_errors(net, IMAGES, LABELS + 1, [0.1]), "labels holds class 4"),
     (lambda net: error_rate(net, IMAGES, LABELS, 0), "batch_size"),
     (lambda net: noise_errors(net, IMAGES, LABELS, [-0.1]), "sigma"),
     (lambda net: fgsm_errors(net, IMAGES, LABELS, [float("nan")]), "epsilon"),
@@ -93,3 +148,11 @@ def test_no_slice_is_larger_than_asked_for():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(linear())
+
+
+@pytest.mark.parametrize("levels", [0.1, "0.1", None])
+def test_levels_are_a_sequence(levels):
+    with pytest.raises(TypeError, match=r"sigmas is .*it must be a sequence of numbers, as in \[0.1, 0.2\]"):
+        noise_errors(linear(), IMAGES, LABELS, levels)
+    with pytest.raises(TypeError, match="epsilons is"):
+        fgsm_errors(linear(), IMAGES, LABELS, levels)

@@ -7,6 +7,7 @@ import pytest
 
 import convnet
 from convnet import Batch, Network, kernels
+from convnet.evaluation import error_rate, fgsm_errors, noise_errors
 from convnet.kernels import to_numpy
 from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool, ReLU
 from convnet.optimizers import SGD, Adam
@@ -46,6 +47,22 @@ def test_copies_are_independent_and_equal(cupy):
         made.vector[...] = 0
         np.testing.assert_array_equal(to_numpy(net.vector), before)
         assert made.generator.integers(2**63) == copy.deepcopy(net.generator).integers(2**63)
+
+
+def test_errors_are_those_of_the_cpu(cupy):
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((30, *IMAGE)), rng.integers(4, size=30)
+    nets = [network(device, "float64") for device in ("cpu", "gpu")]
+    for measure in (lambda *a: [error_rate(*a, 7)], lambda *a: noise_errors(*a, [0.1, 1], batch_size=7),
+                    lambda *a: fgsm_errors(*a, [0.1, 1], batch_size=7)):
+        expected = measure(nets[0], images, labels)
+        assert 0 < expected[0] < 1
+        assert measure(nets[1], images, labels) == measure(nets[1], images, cupy.asarray(labels)) == expected
+        assert measure(nets[1], cupy.asarray(images), labels) == expected
+    with pytest.raises(ValueError, match="NaN"):
+        error_rate(nets[1], images * np.nan, labels)
+    nets[1].vector[...] = np.nan
+    assert error_rate(nets[1], images, labels) == 1
 
 
 def test_the_same_seed_gives_the_same_bits(cupy):
