@@ -251,8 +251,8 @@ class Network:
         images = real_array("images", images)
         if len(images) == 0:
             raise ValueError("images is empty: there is nothing to predict")
-        parts = [self.forward(images[start:start + batch_size]) for start in range(0, len(images), batch_size)]
-        return self.xp.concatenate([part.argmax(axis=1) for part in parts])
+        starts = range(0, len(images), batch_size)
+        return self.xp.concatenate([self.forward(images[start:start + batch_size]).argmax(axis=1) for start in starts])
 
     def copy(self, dtype: Any = None) -> Network:
         """Return an independent network with equal parameters, statistics and generator state.

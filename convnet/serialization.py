@@ -36,6 +36,8 @@ def fresh(value: Any) -> Any:
         return type(value)(**{name: fresh(option) for name, option in _options(value).items()})
     if isinstance(value, (list, tuple)):
         return [fresh(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: fresh(item) for key, item in value.items()}
     return copy.deepcopy(value)
 
 
@@ -84,23 +86,33 @@ def layer_types(own: Sequence[type[Layer]]) -> dict[str, type[Layer]]:
     return types
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, what: str = "") -> Any:
     if isinstance(value, Layer):
-        return {"type": type(value).__name__, **{name: _plain(option) for name, option in _options(value).items()}}
+        name = type(value).__name__
+        return {"type": name, **{key: _plain(option, f"{key} of {name}") for key, option in _options(value).items()}}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+        return [_plain(item, what) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item, what) for key, item in value.items()}
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{what} holds {value!r}; the options of layers must be numbers, strings, layers, or lists or dicts of them")
 
 
 def _made(value: Any, types: Mapping[str, type[Layer]]) -> Any:
-    if isinstance(value, Mapping):
-        name = value["type"]
-        try:
-            kind = lookup("layer type", name, types)
-        except ValueError as error:
-            raise ValueError(f"{error}; a class of your own is to be given, as in layers=[{name}]") from None
-        return kind(**{key: _made(option, types) for key, option in value.items() if key != "type"})
-    return [_made(item, types) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_made(item, types) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    options = {key: _made(option, types) for key, option in value.items() if key != "type"}
+    if "type" not in value:
+        return options
+    try:
+        kind = lookup("layer type", value["type"], types)
+    except ValueError as error:
+        raise ValueError(f"{error}; a class of your own is to be given, as in layers=[{value['type']}]") from None
+    return kind(**options)
 
 
 def _options(layer: Layer) -> dict[str, Any]:
@@ -122,7 +134,9 @@ def _all_layers(value: Any) -> Iterator[Layer]:
     """Yield the layers that `value` is or holds, and those among their options."""
     if isinstance(value, Layer):
         yield value
-        value = list(value.options().values())
+        value = value.options()
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from _all_layers(item)

@@ -40,15 +40,16 @@ class Tanh(Cube):
 
 
 @dataclass(eq=False)
-class Twice(Layer):
-    """``y = 2 f(x)`` with another layer as an option."""
+class Weighted(Layer):
+    """``y = w f(x)`` with another layer as an option."""
 
     inner: Layer
+    weights: dict
 
     linear = True
 
     def forward(self, x, record):
-        return 2 * self.inner.forward(x, record)
+        return self.weights["all"] * self.inner.forward(x, record)
 
 
 def network(*own, **options):
@@ -131,10 +132,11 @@ def test_an_algorithm_is_checked_on_the_network_that_is_given():
 
 
 def test_a_file_with_own_layers_is_read_with_their_classes(tmp_path):
-    net = Network([Sequential([Cube(2.0), Twice(Cube(0.5))]), Flatten(), Dense(4)], (6, 6, 1))
+    net = Network([Sequential([Cube(2.0), Weighted(Cube(0.5), {"all": 2.0})]), Flatten(), Dense(4)], (6, 6, 1))
     net.save(tmp_path / "net.npz")
-    loaded = Network.load(tmp_path / "net.npz", layers=[Twice, Cube])
-    np.testing.assert_array_equal(loaded.forward(X), net.forward(X))
+    loaded = Network.load(tmp_path / "net.npz", layers=[Weighted, Cube])
+    for made in (loaded, *copies(net)):
+        np.testing.assert_array_equal(made.forward(X), net.forward(X))
     with pytest.raises(ValueError, match=r"net.npz is not.*: unknown layer type 'Cube'.*layers=\[Cube\]"):
         Network.load(tmp_path / "net.npz")
     for own, message in ((Tanh, "convnet.layers.activations.Tanh"), (Cube(), "Cube"), (dict, "dict")):
@@ -162,6 +164,13 @@ def test_layers_that_hide_their_options_are_neither_copied_nor_saved(tmp_path):
     for call in (net.copy, lambda: net.save(tmp_path / "net.npz")):
         with pytest.raises(TypeError, match=r"layer 2.*Steep.*make it a dataclass"):
             call()
+
+
+def test_options_that_a_file_cannot_hold_are_named_when_it_is_written(tmp_path):
+    net = Network([Cube(np.ones(1)), Flatten(), Dense(4)], (6, 6, 1))
+    np.testing.assert_array_equal(net.copy().forward(X), net.forward(X))
+    with pytest.raises(TypeError, match="factor of Cube holds array"):
+        net.save(tmp_path / "net.npz")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
