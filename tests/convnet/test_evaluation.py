@@ -156,3 +156,11 @@ def test_levels_are_a_sequence(levels):
         noise_errors(linear(), IMAGES, LABELS, levels)
     with pytest.raises(TypeError, match="epsilons is"):
         fgsm_errors(linear(), IMAGES, LABELS, levels)
+
+
+def test_noise_has_the_deviation_that_is_asked_for(monkeypatch):
+    net, seen, forward = linear(), [], Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, images: seen.append(images) or forward(self, images))
+    noise_errors(net, IMAGES, LABELS, [0.0, 0.5, 2.0], seed=8)
+    noise = np.random.default_rng(8).standard_normal(IMAGES.shape, np.float32).astype(float)
+    np.testing.assert_allclose(seen, [IMAGES + sigma * noise for sigma in (0.0, 0.5, 2.0)], rtol=1e-12)
