@@ -139,6 +139,9 @@ def train(
     whole_number("epochs", epochs, 1)
     whole_number("test_every", test_every, 1)
     loss = default_loss(net) if loss is None else loss
+    if net.head is not None and isinstance(net.head, loss.readout or ()):
+        raise ValueError(f"{loss!r} contains the {type(net.head).__name__} that this network ends in: leave that layer "
+                         "out, or use SquaredError")
     schedule = schedule or Constant()
     samples = Samples(net, dataset, batch_size, seed, tangents, augmentation)
     loss.check_labels(samples.targets)

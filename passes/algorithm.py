@@ -79,9 +79,6 @@ class Run:
     def __init__(self, net: Network, loss: Loss, batch: Batch, training: bool = True, draw: Any = None):
         if not isinstance(loss, Loss):
             raise TypeError(f"loss must be one of convnet.losses, as in SoftmaxCrossEntropy(), not {loss!r}")
-        if net.head is not None and isinstance(net.head, loss.readout or ()):
-            raise ValueError(f"{loss!r} contains the {type(net.head).__name__} that this network ends in: leave that layer "
-                             "out, or use SquaredError")
         self.net, self.loss, self.batch, self.training = net, loss, batch, training
         self.x = net.asarray(batch.images)
         self.labels = targets(batch.labels, net.body.output_shape[0], net.dtype, net.xp)

@@ -4,7 +4,7 @@ import pytest
 from networks import batch, network
 
 from convnet import Batch, Network, train
-from convnet.layers import Dense, Sigmoid, Softmax
+from convnet.layers import Dense, Sigmoid
 from convnet.losses import MeanSquaredError, SoftmaxCrossEntropy, SquaredError
 from convnet.optimizers import SGD
 from convnet.passes import (
@@ -149,12 +149,6 @@ def test_options_make_an_equal_algorithm():
     for algorithm in (LossIBP(0.1, 2, True), PredictionIBP(0.1, 1, "output"), TangentProp(0.2, fast=True),
                       JacobianRegularizer(0.3, projections=2), HessianFrobenius(0.1, "db1"), AdversarialTraining(0.1, 2)):
         assert type(algorithm)(**algorithm.options()) == algorithm
-
-
-def test_a_loss_that_contains_the_network_s_last_layer_is_refused():
-    net = Network([Dense(3), Softmax()], (4,), dtype="float64")
-    with pytest.raises(ValueError, match=r"SoftmaxCrossEntropy\(\) contains the Softmax that this network ends in"):
-        Backprop().gradients(net, SoftmaxCrossEntropy(), Batch(np.ones((2, 4)), np.array([0, 1])))
 
 
 def test_label_vectors_of_the_softmax_must_sum_to_one():
