@@ -71,6 +71,16 @@ def real_array(name: str, value: Any) -> Array:
     return array
 
 
+def check_samples(what: str, images: Array, labels: Array, classes: int) -> None:
+    """Raise ValueError unless the `what` ("training images") are floating point, and have a label each that suits `classes`."""
+    if images.dtype.kind != "f":
+        raise ValueError(f"the {what} are {images.dtype}; they must be floating point, of about unit size: "
+                         "use Dataset.prepared(), or divide them by 255")
+    if labels.ndim and (len(images) != len(labels) or not len(images)):
+        raise ValueError(f"there are {len(images)} {what} and {len(labels)} labels; give one label per image, at least one")
+    check_labels(labels, classes)
+
+
 def check_labels(labels: Array, classes: int) -> None:
     """Raise ValueError unless `labels` are whole numbers (N,) in [0, classes), or numbers (N, classes)."""
     if labels.ndim not in (1, 2):

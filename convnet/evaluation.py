@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convnet import kernels
-from convnet.batch import check_labels, real_array, targets
+from convnet.batch import check_samples, real_array, targets
 from convnet.layers import ScaleInvariantClassifier
 from convnet.layers.base import real_number, whole_number
 from convnet.losses import Loss, ScaleInvariantCost, SoftmaxCrossEntropy, SquaredError
@@ -130,13 +130,7 @@ def _levels(name: str, values: Sequence[float]) -> list[float]:
 def _checked(net: Network, images: Array, labels: Array) -> tuple[Array, np.ndarray]:
     """Return images and labels as arrays, the labels on the host, or raise ValueError if one could not train with them."""
     images, labels = real_array("images", images), np.asarray(kernels.to_numpy(labels))
-    if images.dtype.kind != "f":
-        raise ValueError(f"the images are {images.dtype}; they must be floating point, as the network was trained on: "
-                         "use Dataset.prepared()")
-    if labels.ndim and (len(images) != len(labels) or not len(images)):
-        raise ValueError(f"there are {len(images)} images and {len(labels)} labels; "
-                         "give one label per image, at least one")
-    check_labels(labels, net.root.output_shape[0])
+    check_samples("images", images, labels, net.root.output_shape[0])
     if not np.isfinite(labels).all():
         raise ValueError("labels holds NaN or infinite values")
     return images, labels

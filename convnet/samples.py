@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convnet.batch import Batch, targets
+from convnet.batch import Batch, check_samples, targets
 from convnet.data.loader import prefetch
 from convnet.evaluation import class_ids
 from convnet.layers.base import whole_number
@@ -119,14 +119,7 @@ def _check_finite(what: str, images: np.ndarray) -> None:
 
 def _checked(net: Network, what: str, images: Array, labels: Array) -> Array:
     """Return the label vectors (N, K), or raise ValueError about the `what` images."""
-    if images.dtype.kind != "f":
-        raise ValueError(f"the {what} images are {images.dtype}; they must be floating point, of about unit size: "
-                         "use Dataset.prepared(), or divide them by 255")
-    if len(images) != len(labels) or not len(images):
-        raise ValueError(f"there are {len(images)} {what} images and {len(labels)} labels; give one label per image, "
-                         "at least one")
-    if labels.ndim not in (1, 2):
-        raise ValueError(f"the {what} labels have the shape {labels.shape}; they must be (N,) of class ids or (N, K)")
+    check_samples(f"{what} images", images, labels, net.root.output_shape[0])
     return targets(labels, net.root.output_shape[0], net.dtype)
 
 
