@@ -18,12 +18,15 @@ Walk = Callable[[Layer, Array], Array]
 
 
 def checked_layers(name: str, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Return `layers` as a tuple; raise TypeError if one of them is not a layer."""
+    """Return `layers` as a tuple; raise TypeError if one of them is not a layer, or equal to another by its options."""
     if isinstance(layers, (Layer, str)) or not isinstance(layers, Sequence):
         raise TypeError(f"{name} must be a list of layers, not {layers!r}")
     for layer in layers:
         if not isinstance(layer, Layer):
             raise TypeError(f"{name} holds {layer!r}, which is not a layer (a class instead of an instance?)")
+        if type(layer).__hash__ is None:
+            raise TypeError(f"{name} holds {layer!r}, whose class compares options: write @dataclass(eq=False) above it, "
+                            "so that each layer is itself")
     return tuple(layers)
 
 

@@ -82,6 +82,16 @@ def test_options_that_make_no_sense_are_named(options, error, message):
         Network([Flatten(), Dense(3), ReLU(), Dense(3)], **{"input_shape": (6, 1, 1), **options})
 
 
+def test_a_layer_class_that_compares_options_is_told_what_would_do():
+    @dataclass
+    class Twice(Layer):
+        def forward(self, x, record):
+            return 2 * x
+
+    with pytest.raises(TypeError, match=r"Twice\(\), whose class compares options: write @dataclass\(eq=False\)"):
+        Network([Twice()], (3,))
+
+
 def test_numbers_and_types_of_numpy_are_options_too(tmp_path):
     net = Network([Dense(np.int64(3))], np.array([4]), seed=np.int64(3), dtype=np.float64)
     net.save(tmp_path / "net.npz")
