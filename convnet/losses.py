@@ -117,7 +117,7 @@ class SoftmaxCrossEntropy(Loss):
     readout = Softmax
 
     def check_labels(self, labels: Array) -> None:
-        """Raise ValueError unless every label vector sums to 1."""
+        """Raise ValueError unless every label vector is one of probabilities: not negative, with the sum 1."""
         sums = labels.sum(axis=1)
         worst = int(abs(sums - 1).argmax())
         if not abs(float(sums[worst]) - 1) <= 1e-3:

@@ -265,9 +265,11 @@ class _Totals:
 
 
 def _check_types(net: Any, algorithm: Any, optimizer: Any, loss: Any, schedule: Any, augmentation: Any, callback: Any) -> None:
-    for name, value, kind in (("net", net, Network), ("algorithm", algorithm, Algorithm), ("optimizer", optimizer, Optimizer),
-                              ("loss", loss, Loss)):
-        if not isinstance(value, kind) and not (name == "loss" and value is None):
+    wanted = [("net", net, Network), ("algorithm", algorithm, Algorithm), ("optimizer", optimizer, Optimizer)]
+    if loss is not None:
+        wanted.append(("loss", loss, Loss))
+    for name, value, kind in wanted:
+        if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__module__}.{kind.__name__}, not {value!r}")
     for name, value in (("schedule", schedule), ("callback", callback)):
         if value is not None and not callable(value):
@@ -281,9 +283,11 @@ def trial(net: Network, algorithm: Algorithm, loss: Loss, batch: Batch) -> None:
     """Make a step whose result is not used, so that what does not fit together raises before any work is done."""
     algorithm.check(batch)
     before = net.generator.bit_generator.state
-    with np.errstate(all="ignore"):
-        algorithm.gradients(net, loss, batch)
-    net.generator.bit_generator.state = before
+    try:
+        with np.errstate(all="ignore"):
+            algorithm.gradients(net, loss, batch)
+    finally:
+        net.generator.bit_generator.state = before
 
 
 def _rate(schedule: Schedule, epoch: int, base: float) -> float:

@@ -245,11 +245,12 @@ BAD = {
 def test_what_does_not_fit_is_refused_before_any_work(case, tmp_path):
     change, message = BAD[case]
     net = plain_net()
-    before = net.vector.copy()
+    before, draws = net.vector.copy(), net.generator.bit_generator.state
     arguments = {"dataset": DATASET, "epochs": 1, "algorithm": Backprop(), **change()}
     with pytest.raises(ValueError, match=message):
         train(net, optimizer=SGD(0.1), checkpoint_folder=tmp_path / "run", **arguments)
     np.testing.assert_array_equal(net.vector, before)
+    assert net.generator.bit_generator.state == draws
     assert not (tmp_path / "run").exists()
 
 

@@ -404,6 +404,10 @@ class MemoryPool:
 class CUDARuntimeError(RuntimeError):
     """As CuPy's."""
 
+    def __init__(self, status: int):
+        self.status = status
+        super().__init__(f"status {status}")
+
 
 class Device:
     """The only device."""

@@ -166,11 +166,13 @@ def test_memory_of_recorded_work_is_given_back_when_training_ends():
 
 
 def test_a_full_device_takes_the_default_pool_s_memory_and_never_a_graph_s(cupy):
-    recorder, room = Recorder(cupy), [False, True, False, False]
+    # The runtime's answers: 2 says that the device is full, 700 that a kernel has left its arrays.
+    recorder, answers = Recorder(cupy), [2, 0, 2, 2, 700]
 
     def memory(size):
-        if not room.pop(0):
-            raise cupy.cuda.runtime.CUDARuntimeError("out of memory")
+        status = answers.pop(0)
+        if status:
+            raise cupy.cuda.runtime.CUDARuntimeError(status)
         return size
 
     cupy.cuda.Memory, freed = memory, cupy_double.MemoryPool.freed
@@ -179,6 +181,9 @@ def test_a_full_device_takes_the_default_pool_s_memory_and_never_a_graph_s(cupy)
     # What a pool takes for a reason to free its own memory is CUDARuntimeError.
     with pytest.raises(cupy_double.OutOfMemoryError):
         recorder.pool.allocator(1000)
+    with pytest.raises(cupy_double.CUDARuntimeError, match="700"):
+        recorder.pool.allocator(1000)
+    assert not answers
 
 
 def test_host_draws_keep_the_host_in_the_loop():

@@ -6,7 +6,7 @@ import pytest
 from networks import batch, network
 
 from convnet import Batch, Network
-from convnet.layers import Dense, Flatten, Tanh
+from convnet.layers import BatchNorm, Dense, Flatten, Tanh
 from convnet.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError
 from convnet.passes import (
     AdversarialTraining,
@@ -384,6 +384,26 @@ def test_projections_are_unbiased():
     wrong = abs(gradients.mean(axis=0) - exact.flat_gradient) / (gradients.std(axis=0) / np.sqrt(len(draws)) + 1e-15)
     assert wrong.max() < 4.5  # 54 parameters: beyond 4.5 deviations with a probability of 0.04 %
     assert not close(exact.flat_gradient, plain.flat_gradient, 0.01)
+
+
+def test_behind_batch_normalisation_a_row_holds_what_an_input_does_to_the_whole_batch():
+    net = Network([Dense(5), BatchNorm(), Tanh(), Dense(4)], (3,), seed=1, dtype="float64")
+    rng = np.random.default_rng(4)
+    x, ids, step = rng.standard_normal((4, 3)), rng.integers(4, size=4), 1e-5
+
+    def logits(images):
+        return Backprop().gradients(net, LOSS, Batch(images, ids)).outputs
+
+    # Of every output of every sample in every input of every sample.
+    moves = step * np.eye(12).reshape(12, 4, 3)
+    jacobian = np.stack([(logits(x + move) - logits(x - move)) / (2 * step) for move in moves], axis=-1)
+    together, apart = (jacobian.sum(axis=0) ** 2).sum() / 4, (jacobian**2).sum() / 4
+    found = JacobianRegularizer(1.0, at="logits").gradients(net, LOSS, Batch(x, ids)).penalty
+    np.testing.assert_allclose(found, together, rtol=1e-7)
+    projected = JacobianRegularizer(1.0, at="logits", projections=3)
+    draws = np.array([projected.gradients(net, LOSS, Batch(x, ids)).penalty for _ in range(1500)])
+    deviation = draws.std() / np.sqrt(len(draws))
+    assert abs(draws.mean() - apart) < 4 * deviation < abs(together - apart) / 5
 
 
 @pytest.mark.parametrize("name", ["relu, overlapping max pooling", "all of it"])

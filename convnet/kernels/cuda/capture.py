@@ -15,6 +15,8 @@ from typing import Any
 
 # Runs before the recording: they compile kernels, measure choices and fill the pool, none of which can be recorded.
 WARM_UP = 2
+# cudaErrorMemoryAllocation, the status of the runtime's error when the device is full.
+FULL = 2
 
 
 class Recorder:
@@ -44,15 +46,22 @@ def _allocator(cupy: Any) -> Callable[[int], Any]:
     among it. This one frees what the default pool holds, and raises an error that the pool lets pass.
     """
 
+    def if_there_is_room(size: int) -> Any:
+        try:
+            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != FULL:
+                raise
+            return None
+
     def allocated(size: int) -> Any:
-        try:
-            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
-        except cupy.cuda.runtime.CUDARuntimeError:
+        found = if_there_is_room(size)
+        if found is None:
             cupy.get_default_memory_pool().free_all_blocks()
-        try:
-            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
-        except cupy.cuda.runtime.CUDARuntimeError:
-            raise cupy.cuda.memory.OutOfMemoryError(size, -1) from None
+            found = if_there_is_room(size)
+        if found is None:
+            raise cupy.cuda.memory.OutOfMemoryError(size, -1)
+        return found
 
     return allocated
 

@@ -146,10 +146,10 @@ struct Fetch {
 
     __device__ __forceinline__ Fetch(const Operand& operand_, int first, int count) : operand(operand_)
     {
-        int tens = (int)threadIdx.x / STEP, ones = (int)threadIdx.x % STEP;
-        inner_of = Operand::INNER_FAST ? ones : tens;
+        int group = (int)threadIdx.x / STEP, member = (int)threadIdx.x % STEP;
+        inner_of = Operand::INNER_FAST ? member : group;
         for (int e = 0; e < EACH; e++) {
-            outer_of[e] = (Operand::INNER_FAST ? tens : ones) + e * (TILE / EACH);
+            outer_of[e] = (Operand::INNER_FAST ? group : member) + e * (TILE / EACH);
             exists[e] = first + outer_of[e] < count;
             outer[e] = operand.outer(exists[e] ? first + outer_of[e] : 0);
         }
