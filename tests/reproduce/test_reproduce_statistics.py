@@ -38,6 +38,20 @@ def test_samples_that_do_not_overlap_reach_the_smallest_p(size):
     assert rank_sum(low, high) == pytest.approx(smallest_p(size, size), rel=1e-12)
 
 
+@pytest.mark.parametrize(("first", "second"), [([1, 1, 1], [2, 2, 2]), ([1, 2, 2], [2, 3, 3]), ([1, 2, 4, 4], [2, 4, 5])])
+def test_ties_are_counted_over_all_rankings_too(first, second):
+    ranks = stats.rankdata([*first, *second])
+    exact = stats.permutation_test((ranks[:len(first)], ranks[len(first):]), lambda a, b: a.sum(), n_resamples=10_000)
+    assert rank_sum(first, second) == pytest.approx(exact.pvalue, rel=1e-12)
+    assert rank_sum(first, second) >= smallest_p(len(first), len(second))
+
+
+def test_many_values_are_compared_by_the_normal_approximation():
+    first, second = np.arange(20.0), np.arange(20.0) + 6.5
+    expected = stats.mannwhitneyu(first, second, alternative="two-sided", method="asymptotic").pvalue
+    assert rank_sum(first, second) == pytest.approx(expected, rel=1e-12)
+
+
 def test_equal_and_empty_samples():
     assert rank_sum([1.0, 1.0], [1.0]) == 1.0
     assert rank_sum([], [1.0]) is None
