@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 from convnet.data.images import ImageView, blocks, prepared, take, total
 from convnet.data.sampling import stratified_indices
 
+# Standardised images are of unit size too; what is this far beyond it has not been divided by its full intensity.
+_UNIT_SIZE = 10.0
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -122,6 +125,12 @@ class Dataset:
         subtract_mean : bool
             Subtract the training part's mean image, one value per pixel and channel, from both parts.
 
+        Raises
+        ------
+        ValueError
+            If `dtype` is not floating point, or `max_value` is not the full intensity of the images: divided by it, a
+            pixel is above 10 on average.
+
         Notes
         -----
         Papers 000, section 7.4, and 001/002, section 5.1. Take a subset first if the mean is to be the subset's.
@@ -130,9 +139,13 @@ class Dataset:
         if kind.kind != "f":
             raise ValueError(f"dtype must be a floating-point type such as 'float32', not {dtype!r}")
         scale = float(self.max_value or 1.0)
-        mean = np.zeros(self.input_shape)
-        if subtract_mean:
-            mean = total(self.train_images) / (len(self.train_images) * scale)
+        mean = total(self.train_images) / (len(self.train_images) * scale)
+        largest = np.abs(mean).max()
+        if largest > _UNIT_SIZE:
+            raise ValueError(f"data set {self.name!r}: a pixel of the training images is {largest * scale:.4g} on average, but "
+                             f"max_value is {scale:g}: give their full intensity, Dataset(..., max_value=255), or uint8 images")
+        if not subtract_mean:
+            mean = np.zeros(self.input_shape)
         already = 0 if self.mean_image is None else self.mean_image / scale
         return replace(self, train_images=prepared(self.train_images, kind, scale, mean),
                        test_images=prepared(self.test_images, kind, scale, mean), max_value=1.0,

@@ -145,6 +145,13 @@ def test_bad_data_are_refused_by_name(changes, message):
     assert "'made'" in str(caught.value)
 
 
+def test_prepared_refuses_images_whose_full_intensity_was_not_told():
+    assert make(dtype="float32", max_value=255).prepared(subtract_mean=False).train_images.max() <= 1
+    for subtract_mean in (True, False):
+        with pytest.raises(ValueError, match=r"'made': .* 1\d\d\S* on average, but max_value is 1: .*max_value=255"):
+            make(dtype="float32").prepared(subtract_mean=subtract_mean)
+
+
 def test_prepared_refuses_integer_types():
     with pytest.raises(ValueError, match="dtype must be a floating-point type"):
         make().prepared(dtype="int8")
