@@ -101,7 +101,8 @@ def train(
     seed : int
         Of the shuffling and of the augmentation. Initial weights, dropout and noise belong to the network's seed.
     loss : Loss, optional
-        `SoftmaxCrossEntropy` by default, and `SquaredError` if the network ends in a softmax or sigmoid layer itself.
+        By default `SoftmaxCrossEntropy`; `SquaredError` if the network ends in a softmax or sigmoid layer itself,
+        `ScaleInvariantCost` if in a `ScaleInvariantClassifier`.
     tangents : array (N, M, ...), optional
         Tangent vectors of each training image, for the algorithms that need them; may be memory-mapped.
     augmentation : Augmentation, optional

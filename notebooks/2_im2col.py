@@ -70,7 +70,7 @@ plt.show()
 # $$ \underbrace{Y}_{N P Q \,\times\, F} =
 # \underbrace{X_{\mathrm{col}}}_{N P Q \,\times\, K_H K_W C} \; \underbrace{W}_{K_H K_W C \,\times\, F} \; + \; \text{bias}. $$
 #
-# Two images, three channels, four filters, and the six loops to compare with:
+# Two images, three channels, four filters, and the loops to compare with, seven now, with that over the images:
 
 # %%
 rng = np.random.default_rng(0)
@@ -122,7 +122,7 @@ drawing.show_image(axes[1], counts_apart, "the same\n(3×3, stride 3)", limit=14
 plt.show()
 
 # %% [markdown]
-# Only where windows do not overlap is col2im the inverse.
+# Only where every pixel lies in exactly one window does col2im undo im2col.
 #
 # ## All methods of a convolution in three lines
 #
@@ -189,8 +189,8 @@ print(f"images {images_megabytes:.2f} MiB, columns {columns_megabytes:.1f} MiB")
 assert columns_megabytes == 25 * images_megabytes
 
 # %% [markdown]
-# That no longer fits into any cache, and fetching it would take longer than multiplying it. The fast kernels therefore never
-# make the matrix: each of its rows is a few runs of numbers that lie in the image already, and a product of their own reads them
+# That is more than the cache of a core holds, so writing it and reading it back, in every pass, costs time and memory that the
+# product itself does not need. The fast kernels therefore never make the matrix: each of its rows is a few runs of numbers that lie in the image already, and a product of their own reads them
 # there (`convnet/kernels/tile.py`). Same formula, no copies; `tests/kernels` holds one against the other.
 #
 # ## What to remember

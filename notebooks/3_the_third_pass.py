@@ -85,7 +85,8 @@ plt.show()
 
 # %% [markdown]
 # The banded pattern of the convolution is its filter, repeated. Max pooling has a single one in each row: each output copies
-# one input. The elementwise layers are diagonal. Softmax and normalisation are full, but *symmetric*.
+# one input. The elementwise layers are diagonal. Softmax is full, and normalisation couples all samples of
+# a feature; both are *symmetric*.
 #
 # ## Theorem 1: a linear layer is its own third pass
 #
@@ -307,7 +308,8 @@ assert abs((loss_at(h) - loss_at(-h)) / (2 * h) - products[0]) < 1e-8
 #
 # <details><summary>Solution</summary>
 #
-# Both do: with another mask it is another linear map. Masks therefore belong to the batch, and are determined by its *draw*.
+# It is not: Theorem 1 breaks, as the forward method with another mask is another linear map. Theorem 2 survives, because the
+# backward method reads the mask that was recorded, and a diagonal matrix is symmetric. A mask is determined by its *draw*.
 #
 # ```python
 # layer = built(Dropout(0.5), (10,))
@@ -315,6 +317,7 @@ assert abs((loss_at(h) - loss_at(-h)) / (2 * h) - products[0]) < 1e-8
 # y = first_pass(layer, rng.standard_normal((1, 10)), training=True, draw=1)
 # assert np.allclose(third_pass(y, t).output, first_pass(layer, t, training=True, draw=1).output)
 # assert not np.allclose(third_pass(y, t).output, first_pass(layer, t, training=True, draw=2).output)
+# assert np.allclose(third_pass(y, t).output, second_pass(y, t).output)
 # ```
 #
 # </details>

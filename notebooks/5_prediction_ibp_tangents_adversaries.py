@@ -205,8 +205,8 @@ drawing.show_schedules(ax, schedules)
 plt.show()
 
 # %% [markdown]
-# We need not take this on trust. The kernels can be wrapped so that they count their matrix products. In a chain of 20 equal
-# dense layers every pass and every $G$ should be 20 of them, less one where a pass stops early.
+# We need not take this on trust. The kernels can be wrapped so that they count their matrix products. In a chain of 21 equal
+# dense layers every pass and every $G$ should be 21 of them, less one where a pass stops early.
 
 # %%
 deep = convnet.Network(
@@ -290,7 +290,8 @@ assert distances[False][-1] > 0.5
 
 # %% [markdown]
 # To the exact one, with an error proportional to $\varepsilon$; the published gradient stays far away. This is the shortest
-# explanation of what the published form leaves out: an adversarial step lets $p - l$ react, the reverse network does not.
+# explanation of what the published form leaves out: an adversarial step lets $p - l$ and the slopes of the curved layers react,
+# the published form holds them.
 #
 # ## Do they work?
 #

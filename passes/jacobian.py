@@ -85,7 +85,7 @@ class JacobianRegularizer(Penalty):
         Whose Jacobian: "output" is JacReg (paper 003, Eq. 50), "logits" FrobReg (Eq. 56).
     projections : int, optional
         Estimate the norm from so many random directions instead of all K classes:
-        ``(K/n) sum_{p=1..n} ‖J_o^T v_p‖²`` with ``v_p`` uniform on the unit sphere, which is unbiased (Hoffman et al. 2019). Each
+        ``(K/n) sum_{m=1..n} ‖J_o^T v_m‖²`` with ``v_m`` uniform on the unit sphere, which is unbiased (Hoffman et al. 2019). Each
         sample has its own directions, drawn from the network's generator. Behind batch normalisation in training mode their
         signs average the cross terms between samples away: that estimates ``‖J‖_F²`` of the whole batch, another number than
         without projections.

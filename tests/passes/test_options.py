@@ -55,7 +55,7 @@ def test_places_are_logits_and_output(make):
     (lambda: TangentProp(0.1, exact=None), "exact is None"),
     (lambda: TangentProp(0.1, fast="no"), "fast is 'no'"),
     (lambda: AdversarialTraining(0.1, fast=0), "fast is 0"),
-], ids=str)
+])
 def test_flags_are_true_or_false(make, words):
     with pytest.raises(ValueError, match=words):
         make()
