@@ -391,13 +391,29 @@ def load_run(file: Path, settings: dict[str, Any]) -> Run | None:
         content = json.loads(file.read_text())
         if content["format"] != FORMAT or content["settings"] != settings:
             raise ValueError("it holds something else")
-        levels = Levels(tuple(content["sigmas"]), tuple(content["epsilons"]))
-        return Run(settings, History.from_rows(content["history"]), content["test_error"], levels,
-                   content["noise_errors"], content["fgsm_errors"], content["problem"], file)
+        run = Run(settings, History.from_rows(content["history"]), content["test_error"],
+                  Levels(tuple(content["sigmas"]), tuple(content["epsilons"])),
+                  content["noise_errors"], content["fgsm_errors"], content["problem"], file)
+        _check_errors(run)
+        return run
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not the run that its name says ({error}); delete it to train again") from None
+
+
+def _check_errors(run: Run) -> None:
+    """Raise ValueError or TypeError unless all errors are fractions, one for each level."""
+    stopped = run.test_error is None
+    if not (isinstance(run.problem, str) if stopped else run.problem is None):
+        raise ValueError(f"test_error is {run.test_error!r} with problem = {run.problem!r}")
+    for name, errors, levels in (("test_error", [] if stopped else [run.test_error], [] if stopped else [0.0]),
+                                 ("noise_errors", run.noise_errors, run.levels.sigmas),
+                                 ("fgsm_errors", run.fgsm_errors, run.levels.epsilons)):
+        if len(errors) != len(levels):
+            raise ValueError(f"{name} holds {len(errors)} errors for {len(levels)} levels")
+        for error in errors:
+            real_number(name, error, 0.0, 1.0, open_high=False)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -35,8 +35,11 @@ def write_atomically(path: str | PathLike[str], write: Callable[[IO[bytes]], obj
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            # What a full disk says names no file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     return path
 

@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
                            progress=False if quiet else None, say=(lambda line: None) if quiet else say)
         report = build(definition, store, arguments.select_on_test, command_for(name, arguments), result.skipped)
         page, *_ = write(report, Path(arguments.output) / "reports")
-        missing |= bool(report.missing)
+        missing |= bool(report.missing or result.failures)
         left = f", {len(report.missing)} things are missing: the report says what" if report.missing else ""
         print(f"{definition.name}: {result.done} jobs done, {len(result.failures)} failed{left}; report in {page}")
     return 1 if missing else 0

@@ -17,8 +17,12 @@ from typing import Any
 from convnet.algorithms import by_spec
 from convnet.experiment import Levels
 from convnet.network import Network
+from convnet.reproduce.claims import Claim
 from convnet.reproduce.jobs import Job
 from convnet.reproduce.runs import PartExperiment
+
+# What a child answers whose job another process is at.
+TAKEN = {"taken": True}
 
 
 def perform(job: Job, folder: Path) -> dict[str, Any]:
@@ -27,9 +31,9 @@ def perform(job: Job, folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``problem``, None or why there is no result, and ``seconds``.
+        ``problem``, None or why there is no result, with its ``errno`` if it is an OSError's, and ``seconds``.
     """
-    start = time.monotonic()
+    start, outcome = time.monotonic(), {"problem": None, "errno": None}
     try:
         experiment = PartExperiment(job.part, folder, job.fold)
         algorithm = by_spec(job.spec)
@@ -40,11 +44,15 @@ def perform(job: Job, folder: Path) -> dict[str, Any]:
             if not _finished_without_network(experiment, job, folder):
                 raise
             experiment.run(job.spec, algorithm, job.seed, job.levels, validation=validation, again=True)
-        problem = None
     # Whatever ends a job is its reason, and must not end those after it.
     except Exception as error:
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return {"problem": problem, "seconds": time.monotonic() - start}
+        outcome = _failure(error)
+    return {**outcome, "seconds": time.monotonic() - start}
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    return {"problem": f"{type(error).__name__}: {' '.join(str(error).split())}",
+            "errno": error.errno if isinstance(error, OSError) else None}
 
 
 def _finished_without_network(experiment: PartExperiment, job: Job, folder: Path) -> bool:
@@ -100,21 +108,31 @@ def _processor() -> str:
 
 
 def main() -> None:
-    """Do the job on standard input."""
+    """Do the job on standard input, unless another process is at it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     request = json.loads(sys.stdin.readline())
+    job, folder = Job.from_json(request["job"]), Path(request["folder"])
+    claim, mine = Claim(folder, job.key), False
 
     def leave_with_the_parent() -> None:
         sys.stdin.read()
+        if mine:
+            claim.release()
         os._exit(1)
 
     threading.Thread(target=leave_with_the_parent, daemon=True).start()
     # Only the outcome goes to standard output.
     answer, sys.stdout = sys.stdout, sys.stderr
-    job = Job.from_json(request["job"])
-    outcome = perform(job, Path(request["folder"]))
-    outcome["machine"] = machine(job.part.setup.device)
+    try:
+        mine = claim.take()
+    except OSError as error:
+        outcome = {**_failure(error), "seconds": 0.0, "machine": None}
+    else:
+        outcome = TAKEN
+    if mine:
+        outcome = {**perform(job, folder), "machine": machine(job.part.setup.device)}
+        claim.release()
     answer.write(json.dumps(outcome))
     answer.flush()
     # The thread that waits on standard input would keep the interpreter from ending in order.

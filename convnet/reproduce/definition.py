@@ -18,9 +18,10 @@ from convnet.architectures_004 import STAGES
 from convnet.data import known_names
 from convnet.data.prepare import NORMALIZATIONS
 from convnet.experiment import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, Levels, Setup
-from convnet.layers.base import real_number, whole_number
+from convnet.layers.base import Builder, real_number, whole_number
 from convnet.names import lookup
 from convnet.reproduce.networks import NAMES as NETWORKS
+from convnet.reproduce.networks import STAGE_NETWORKS
 from convnet.specs import make
 
 FIGURES = ("errors", "learning", "losses", "robustness", "sizes", "stages")
@@ -32,13 +33,14 @@ SCALES: dict[str, dict[str, int]] = {
     "cpu": {"epochs": 40, "seeds": 3, "turns": 1, "choices": 3, "images": 10000},
     "full": {},
 }
-# The data set of the package is small enough for every scale.
+# The data set of the package is small enough for every scale; of files of one's own nobody knows how many images they hold.
 EMBEDDED = "digits"
 _LIMITS = ("epochs", "seeds", "turns", "choices", "images", "levels")
 _SETUP = ("dataset", "image_size", "subset", "per_class", "normalization", "network", "dropout", "augmentation",
           "initialization", "dtype", "epochs", "batch_size", "optimizer", "schedule", "test_every")
 _EXTRAS = ("stage", "dimension")
-_NAMED = {"network": NETWORKS, "normalization": NORMALIZATIONS, "augmentation": AUGMENTATIONS, "stage": STAGES}
+_NAMED = {"network": NETWORKS, "normalization": NORMALIZATIONS, "augmentation": AUGMENTATIONS, "stage": STAGES,
+          "initialization": Builder.RULES, "dtype": ("float32", "float64")}
 _TOP = ("title", "paper", "section", "shows", "like", "selection", "seeds", "folds", "turns", "assumptions", "claims",
         "figures", "x_label", "setup", "levels", "part", "algorithm", "scale")
 _PAPER = ("error", "accuracy", "deviation", "coefficient", "seconds", "significant")
@@ -233,8 +235,11 @@ def parse(name: str, file: str, content: Mapping[str, Any]) -> Definition:
         for key in set(_LIMITS) & set(change):
             reader.checked(f"scale.{scale}.{key}", lambda key=key, change=change: whole_number(key, change[key], 1))
         reader.setup(change, f"scale.{scale}.")
-        for part in reader.items(change, "parts", f"scale.{scale}."):
+        kept = reader.items(change, "parts", f"scale.{scale}.", default=[part.name for part in parts])
+        for part in kept:
             reader.one_of(f"scale.{scale}.parts", part, [p.name for p in parts])
+        if not kept:
+            reader.fail(f"scale.{scale}.parts", "is empty; name at least one part, or leave it out")
     figures = reader.items(content, "figures", default=["errors"])
     for figure in figures:
         reader.one_of("figures", figure, FIGURES)
@@ -245,7 +250,7 @@ def parse(name: str, file: str, content: Mapping[str, Any]) -> Definition:
         name, title, paper, section, shows, parts, entries, reader.checked(
             "levels", lambda: Levels(sigmas, epsilons)),
         selection=reader.one_of("selection", content.get("selection", "cross-validation"), SELECTIONS),
-        assumptions=tuple(reader.items(content, "assumptions")), claims=tuple(reader.items(content, "claims")),
+        assumptions=tuple(reader.texts(content, "assumptions")), claims=tuple(reader.texts(content, "claims")),
         figures=tuple(figures), x_label=str(content.get("x_label", "")), scales=scales, **numbers)
     if found.folds < 2 or found.turns > found.folds:
         reader.fail("folds", f"is {found.folds} with turns = {found.turns}; it must be at least 2 and at least turns")
@@ -281,6 +286,11 @@ class _Reader:
         found = table.get(key, list(default))
         return found if isinstance(found, list) else self.fail(f"{where}{key}", f"is {found!r}; write a list, {key} = [...]")
 
+    def texts(self, table: Mapping[str, Any], key: str) -> list[str]:
+        found = self.items(table, key)
+        wrong = [item for item in found if not isinstance(item, str)]
+        return found if not wrong else self.fail(key, f"holds {wrong[0]!r}; write a list of texts in quotes")
+
     def text(self, table: Mapping[str, Any], key: str, where: str = "") -> str:
         found = table.get(key)
         if not isinstance(found, str) or not found:
@@ -305,11 +315,19 @@ class _Reader:
         self.known(row, ("name", "x", "line", *_SETUP, *_EXTRAS), where)
         name = self.text(row, "name", where)
         values = {**setup, **{key: value for key, value in row.items() if key in (*_SETUP, *_EXTRAS)}}
-        if "subset" in row:
-            values.pop("per_class", None)
+        for one, other in (("subset", "per_class"), ("per_class", "subset")):
+            if one in row and other not in row:
+                values.pop(other, None)
         for key in ("dataset", "network"):
             self.text(values, key, where)
         self.setup(values, where)
+        if "subset" in values and "per_class" in values:
+            self.fail(f"{where}subset", "and per_class are both given; write one of them")
+        if values["network"] not in STAGE_NETWORKS:
+            for key in _EXTRAS:
+                if key in values:
+                    self.fail(f"{where}{key}", f"belongs to the networks {', '.join(STAGE_NETWORKS)}, not to "
+                                               f"{values['network']!r}; leave it out")
         options = {key: value for key, value in values.items() if key in _SETUP}
         made = Setup(**{"normalization": "mean-image", **options})
         x = row.get("x")
@@ -320,7 +338,7 @@ class _Reader:
         """Refuse what is wrong among the fields of a setup that are given."""
         if "dataset" in values:
             dataset = self.text(values, "dataset", where)
-            if not dataset.endswith(".npz") and "/" not in dataset:
+            if not _is_file(dataset):
                 self.one_of(f"{where}dataset", dataset, known_names())
         for key, names in _NAMED.items():
             if key in values:
@@ -384,12 +402,13 @@ def scaled(definition: Definition, scale: str, **overrides: Any) -> Definition:
     scale : {"quick", "cpu", "full"}
         What it limits stands in `SCALES` and, before that, in the file.
     overrides
-        epochs, seeds, turns, choices, images: limits in place of the scale's; None leaves the scale's.
+        epochs, seeds, turns, choices, images: limits in place of the scale's; None leaves the scale's. The scale's own
+        limit of images leaves data sets in files of one's own alone, and the digits.
 
     Raises
     ------
     ValueError
-        If the scale is unknown or a number does not make sense.
+        If the scale is unknown, a number does not make sense, or images are limited where they are given per class.
     """
     lookup("scale", scale, SCALES)
     own = definition.scales.get(scale, {})
@@ -398,7 +417,9 @@ def scaled(definition: Definition, scale: str, **overrides: Any) -> Definition:
     limits |= given
     kept = [part for part in definition.parts if part.name in limits.get("parts", [p.name for p in definition.parts])]
     changes = {key: value for key, value in limits.items() if key in _SETUP and key != "epochs"}
-    parts = tuple(_limited(part, limits, changes, exact="epochs" in given) for part in kept)
+    parts = tuple(_limited(part, limits, changes, given) for part in kept)
+    if all(part.setup.subset == before.setup.subset for part, before in zip(parts, kept, strict=True)):
+        limits.pop("images", None)
 
     def number(key: str, value: int) -> int:
         return given[key] if key in given else min(value, limits.get(key, value))
@@ -422,13 +443,23 @@ def _spread(values: Sequence[float], count: int | None) -> tuple[float, ...]:
     return tuple(values[(i + 1) * len(values) // count - 1] for i in range(count))
 
 
-def _limited(part: Part, limits: Mapping[str, Any], changes: Mapping[str, Any], exact: bool) -> Part:
+def _is_file(dataset: str) -> bool:
+    """Whether a data set is named by a path."""
+    return dataset.endswith(".npz") or "/" in dataset
+
+
+def _limited(part: Part, limits: Mapping[str, Any], changes: Mapping[str, Any], given: Mapping[str, int]) -> Part:
     setup = dataclasses.replace(part.setup, **changes)
     epochs = limits.get("epochs", setup.epochs)
+    if "epochs" not in given:
+        epochs = min(epochs, setup.epochs)
     images, subset = limits.get("images"), setup.subset
-    if images is not None and setup.per_class is None and setup.dataset != EMBEDDED:
+    if "images" in given and setup.per_class is not None:
+        raise ValueError(f"images is {images}, but {part.name!r} takes {setup.per_class} training images of each class: "
+                         "leave --images out")
+    known = setup.per_class is None and setup.dataset != EMBEDDED and not _is_file(setup.dataset)
+    if images is not None and (known or "images" in given):
         subset = images if subset is None else min(subset, images)
-    return dataclasses.replace(part, setup=dataclasses.replace(
-        setup, epochs=epochs if exact else min(epochs, setup.epochs), subset=subset))
+    return dataclasses.replace(part, setup=dataclasses.replace(setup, epochs=epochs, subset=subset))
 
 

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import convnet
 from convnet.experiment import Run
 from convnet.reproduce import cost
+from convnet.reproduce.claims import Claims
 from convnet.reproduce.definition import Definition
 from convnet.reproduce.execution import run_local, run_on_cluster
 from convnet.reproduce.jobs import Cell, Job, cells, finished, job_count, wanted
@@ -19,6 +22,10 @@ from convnet.reproduce.store import Store
 
 # Seconds between two renewals of the bar.
 _RENEWAL_SECONDS = 1.0
+# Seconds between two looks at jobs that other processes are at.
+_WAIT_SECONDS = 2.0
+# With these no other job can be written either.
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Outcomes = Iterator[tuple[str, dict[str, Any]]]
 
@@ -55,7 +62,7 @@ def reproduce(
     definition: Definition, store: Store, *, processes: int = 1, threads: int = 1, scheduler: str | None = None,
     on_test: bool = False, progress: bool | None = None, say: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Do what is missing of an experiment.
+    """Do what is missing of an experiment; wait for what other processes are doing of it.
 
     Parameters
     ----------
@@ -79,7 +86,7 @@ def reproduce(
         If the store cannot be written, or the scheduler goes away; what is finished stays finished.
     """
     store.check_writable()
-    result = Result()
+    result, claims, waiting = Result(), Claims(store.folder), False
     experiments = _opened(definition, store, result, say)
     attempted: set[str] = set()
     with _Bar(progress, definition.name) as bar:
@@ -90,29 +97,42 @@ def reproduce(
                     and finished(job, runs) is None]
             if not todo:
                 return result
-            attempted |= {job.key for job in todo}
-            bar.expect({job.key: _work(job, experiments) for job in todo}, _later(definition, result.cells, experiments))
-            outcomes = run_on_cluster(todo, store.folder.absolute(), scheduler) if scheduler else \
-                run_local(todo, store.folder.absolute(), processes, threads)
-            _take(outcomes, todo, store, result, bar, say)
+            free = [job for job in todo if not claims.held(job.key)]
+            if not free:
+                if not waiting:
+                    say(f"{definition.name}: waiting for {len(todo)} jobs that other processes are at")
+                waiting = True
+                time.sleep(_WAIT_SECONDS)
+                continue
+            bar.expect({job.key: _work(job, experiments) for job in free}, _later(definition, result.cells, experiments))
+            outcomes = run_on_cluster(free, store.folder.absolute(), scheduler) if scheduler else \
+                run_local(free, store.folder.absolute(), processes, threads)
+            done = {job.key: job for job in free}
+            for key, outcome in outcomes:
+                bar.done(key)
+                if outcome.pop("taken", False):
+                    continue
+                attempted.add(key)
+                _take(outcome, done[key], store, experiments, result, say)
 
 
-def _take(outcomes: Outcomes, todo: Sequence[Job], store: Store, result: Result, bar: _Bar, say: Callable[[str], None]) -> None:
-    jobs = {job.key: job for job in todo}
-    for key, outcome in outcomes:
-        job, problem = jobs[key], outcome["problem"]
-        bar.done(key)
-        if problem is not None and finished(job, store.runs()) is not None:
-            # Somebody else has finished it meanwhile.
-            problem = None
-        store.note(key, {**outcome, "problem": problem, "job": job.label, "command": " ".join(sys.argv)})
-        if problem is None:
-            result.done += 1
-            continue
-        result.failures[job.label] = problem
-        say(f"{job.label}: failed, {problem}")
-        if "OSError" in problem:
-            store.check_writable()
+def _take(outcome: dict[str, Any], job: Job, store: Store, experiments: Mapping[str, PartExperiment], result: Result,
+          say: Callable[[str], None]) -> None:
+    """Note how a job went; raise OSError if it is no use to go on."""
+    problem, number = outcome["problem"], outcome.pop("errno", None)
+    if number in _HOPELESS:
+        raise OSError(f"{job.label}: {problem}; make room, or give another folder with --output: what is finished is kept")
+    if problem is not None and finished(job, current(store.runs(), experiments)) is not None:
+        # Somebody else has finished it meanwhile.
+        problem = None
+    store.note(job.key, {**outcome, "problem": problem, "job": job.label, "command": " ".join(sys.argv)})
+    if problem is None:
+        result.done += 1
+        return
+    result.failures[job.label] = problem
+    say(f"{job.label}: failed, {problem}")
+    if number is not None:
+        store.check_writable()
 
 
 def _opened(definition: Definition, store: Store, result: Result, say: Callable[[str], None]) -> dict[str, PartExperiment]:

@@ -26,7 +26,9 @@ def _svhn(input_shape: tuple[int, ...]) -> list[Layer]:
 PLAIN: dict[str, Callable[[tuple[int, ...]], list[Layer]]] = {
     **architectures.NAMES, "dense-2": _dense(2), "dense-3": _dense(3), "svhn": _svhn,
 }
-NAMES = (*PLAIN, *architectures_004.NAMES)
+# Those that have a classification stage to choose.
+STAGE_NETWORKS = tuple(architectures_004.NAMES)
+NAMES = (*PLAIN, *STAGE_NETWORKS)
 
 
 def build(
@@ -54,14 +56,14 @@ def build(
     ValueError
         If a name is unknown, or something does not fit the network.
     """
-    if name in architectures_004.NAMES:
+    if name in STAGE_NETWORKS:
         if dropout:
             raise ValueError(f"network {name!r} takes no dropout: leave it out")
         shape = (*(max(STAGE_SIDE, n) for n in input_shape[:2]), input_shape[2])
         return architectures_004.build(name, shape, classes, stage=stage or "logistic", dimension=dimension, **options)
     if stage is not None or dimension is not None:
         raise ValueError(f"network {name!r} has no stage and no dimension: they belong to "
-                         f"{', '.join(architectures_004.NAMES)}")
+                         f"{', '.join(STAGE_NETWORKS)}")
     rows = lookup("network", name, PLAIN)
     last = [Dropout(dropout)] if dropout else []
     return Network([*rows(tuple(input_shape)), *last, Dense(classes)], input_shape, **options)

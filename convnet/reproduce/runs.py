@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from convnet.algorithms import by_spec
-from convnet.architectures_004 import NAMES as STAGE_NETWORKS
 from convnet.checkpoint import NAME as CHECKPOINT
 from convnet.data import Dataset
 from convnet.data.prepare import prepare
@@ -22,7 +21,7 @@ from convnet.experiment import OPTIMIZERS, SCHEDULES, Experiment, Levels, Run
 from convnet.network import Network
 from convnet.passes import Algorithm
 from convnet.reproduce.definition import Part
-from convnet.reproduce.networks import STAGE_SIDE, build
+from convnet.reproduce.networks import STAGE_NETWORKS, STAGE_SIDE, build
 from convnet.specs import describe, make
 from convnet.stage_comparison import padded
 

@@ -7,6 +7,7 @@ locks, on any file system that renames atomically, and a damaged file is the los
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,16 @@ def key_of(identity: Mapping[str, Any]) -> str:
     """Return a digest of what determines a run; its circumstances apart."""
     known = {key: value for key, value in identity.items() if key not in CIRCUMSTANCES}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checked(settings: Any) -> dict[str, Any]:
+    """Return the settings of a stored run; raise KeyError or TypeError unless everything is there that reports read."""
+    for name in (*CIRCUMSTANCES, "dataset"):
+        if not isinstance(settings[name], str):
+            raise TypeError(f"{name} is {settings[name]!r}")
+    if not isinstance(settings["seed"], int) or "learning_rate" not in settings["optimizer"]:
+        raise TypeError("seed or optimizer is not what it should be")
+    return dict(settings)
 
 
 @dataclass
@@ -85,7 +96,9 @@ class Store:
             return known[1]
         run = None
         try:
-            run = load_run(file, json.loads(file.read_text())["settings"])
+            run = load_run(file, _checked(json.loads(file.read_text())["settings"]))
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError):
             self._set_aside(file, remove_damaged)
         self._read[file] = (stamp, run)
@@ -98,7 +111,8 @@ class Store:
         aside = self.folder / "damaged" / file.name
         aside.parent.mkdir(parents=True, exist_ok=True)
         for path in (file, file.with_suffix(".npz")):
-            if path.exists():
+            # Another process may have done it already.
+            with contextlib.suppress(FileNotFoundError):
                 os.replace(path, aside.with_suffix(path.suffix))
         self.say(f"{file} is damaged; it is in {aside.parent} now, and its job is done again")
 

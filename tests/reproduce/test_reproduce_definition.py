@@ -90,6 +90,13 @@ def test_a_file_may_start_from_another(tmp_path):
      r"tiny.toml: scale.cpu.optimizer: .*learning_rate is -1"),
     ("[levels]", "[scale]\ncpu = { batch_size = 0 }\n[levels]", r"tiny.toml: scale.cpu.batch_size: .*at least 1"),
     ("[levels]", "[scale]\ncpu = { parts = 3 }\n[levels]", r"tiny.toml: scale.cpu.parts is 3; write a list"),
+    ("[levels]", "[scale]\ncpu = { parts = [] }\n[levels]", r"tiny.toml: scale.cpu.parts is empty; name at least one part"),
+    ('["IBP is better."]', "[1]", r"tiny.toml: claims holds 1; write a list of texts in quotes"),
+    ('["It is <small>."]', "[[]]", r"tiny.toml: assumptions holds \[\]; write a list of texts in quotes"),
+    ("epochs = 2", 'epochs = 2\ndtype = "float99"', r"part\[0\].dtype: .*'float99'"),
+    ("epochs = 2", 'epochs = 2\ninitialization = "hee"', r"part\[0\].initialization: .*did you mean 'he'"),
+    ("epochs = 2", 'epochs = 2\nstage = "logistic"', r"part\[0\].stage belongs to the networks complex-.*not to 'digits'"),
+    ("epochs = 2", "epochs = 2\nper_class = 3", r"part\[0\].subset and per_class are both given; write one of them"),
     ("seeds = 2", "seeds = = 2", r"this is not TOML \(.*line 6.*\); correct that line"),
     ("seeds = 2", 'like = "002-table1"', r"like is '002-table1'; it must be the name of an experiment"),
 ])
@@ -119,6 +126,27 @@ def test_scales_limit_and_own_limits_replace(tmp_path):
     assert [part.name for part in scaled(find("003-table2"), "quick").parts] == ["50", "100"]
     with pytest.raises(ValueError, match="epochs"):
         scaled(full, "quick", epochs=0)
+
+
+def test_the_limit_of_images_is_said_only_where_it_changes_something(tmp_path):
+    assert "images" in scaled(find("002-table1-mnist"), "quick").scale
+    assert "images" not in scaled(find("002-table1-mnist"), "cpu").scale  # which takes 10 000 itself
+    assert "images" not in scaled(find("002-table1-mnist"), "full", images=20000).scale
+    with pytest.raises(ValueError, match="images is 100, but '50' takes 50 training images of each class: leave --images out"):
+        scaled(find("003-table2"), "cpu", images=100)
+    # What is known to be small, or not known at all, is limited only if that is asked for.
+    for dataset in ("digits", "own.npz", "own/folder"):
+        own = find(str(write_tiny(tmp_path, TINY.replace('dataset = "digits"', f'dataset = "{dataset}"')
+                                  .replace("subset = 60\n", "").replace("paper.digits", f"paper.'{dataset}'"))))
+        assert scaled(own, "quick").parts[0].setup.subset is None
+        assert scaled(own, "quick", images=10).parts[0].setup.subset == 10
+        assert "images = 10" in scaled(own, "quick", images=10).scale
+
+
+def test_a_part_may_take_images_per_class_where_the_setup_takes_a_number(tmp_path):
+    text = TINY.replace("[levels]", '[[part]]\nname = "digits"\nper_class = 3\n[levels]')
+    setup = find(str(write_tiny(tmp_path, text))).parts[0].setup
+    assert (setup.subset, setup.per_class) == (None, 3)
 
 
 def test_a_shortened_grid_keeps_what_is_nearest_to_the_papers_best():

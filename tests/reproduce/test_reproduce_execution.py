@@ -13,14 +13,16 @@ import pytest
 
 pytest.importorskip("joblib")
 
-from reproduce_tools import TINY, command, contents, write_tiny
+from reproduce_tools import TINY, command, contents, made_up, write_tiny
 
+import convnet
 from convnet import experiment as experiments
 from convnet import kernels
 from convnet.cli import main
 from convnet.reproduce import child, driver
 from convnet.reproduce.definition import find
 from convnet.reproduce.driver import reproduce, shares
+from convnet.reproduce.jobs import cells, wanted
 from convnet.reproduce.store import Store
 
 SHORT = TINY.replace("[0.01, 0.1, 1]", "[0.01, 0.1]")
@@ -152,6 +154,22 @@ def test_children_end_with_the_process_that_asked_for_them(tmp_path):
         assert time.monotonic() < deadline
 
 
+def test_a_job_that_fails_is_not_done_because_another_version_has_done_it(tmp_path, in_this_process, monkeypatch, capsys):
+    path, folder = write_tiny(tmp_path, SHORT), tmp_path / "store"
+    arguments = ["reproduce", str(path), "--scale", "full", "--choices", "1", "--output", str(folder), "--quiet"]
+    assert main(arguments) == 0
+    for file in (folder / "runs").glob("*.json"):
+        file.write_text(file.read_text().replace(f'"version": "{convnet.__version__}"', '"version": "0.0.9"'))
+
+    def no_memory(*_, **__):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(experiments, "train", no_memory)
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "0 jobs done, 4 failed" in capsys.readouterr().out
+
+
 def test_a_job_that_raises_is_reported_and_the_others_go_on(tmp_path, in_this_process, monkeypatch):
     definition, store = find(str(write_tiny(tmp_path, SHORT))), Store(tmp_path / "store")
     trained = experiments.train
@@ -205,6 +223,22 @@ def test_damaged_entries_are_set_aside_said_and_done_again(tmp_path, in_this_pro
     assert {path.name for path in (store.folder / "damaged").glob("*.json")} == {cut.name, replaced.name}
 
 
+@pytest.mark.parametrize("change", [
+    {"settings": []}, {"settings": {}}, {"test_error": "abc"}, {"test_error": 3}, {"test_error": None}, {"problem": 1},
+    {"noise_errors": []}, {"noise_errors": ["0.1"]}, {"fgsm_errors": [0.5]}, {"history": [1]}, {"sigmas": [-1]},
+], ids=str)
+def test_entries_that_are_json_but_no_runs_are_damaged_too(tmp_path, change):
+    definition, said = find(str(write_tiny(tmp_path, SHORT))), []
+    job = wanted(cells(definition, {}))[-1]
+    store = Store(tmp_path / "store", said.append)
+    run = made_up(store, job, 0.1)
+    content = json.loads(run.file.read_text())
+    assert store.runs()
+    run.file.write_text(json.dumps({**content, **change}))
+    assert Store(store.folder, said.append).runs() == {}
+    assert said == [f"{run.file} is damaged and left out; the next convnet reproduce does its job again"]
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_or_network_is_no_obstacle(tmp_path, in_this_process):
     definition, store = find(str(write_tiny(tmp_path, SHORT))), Store(tmp_path / "store")
@@ -235,16 +269,14 @@ def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(tmp_path, in_this
     def save(run):
         left[0] -= 1
         if left[0] < 0:
-            monkeypatch.setattr("convnet.reproduce.store.write_text", full)
-            full()
+            raise OSError(errno.ENOSPC, "No space left on device", str(run.file))
         saved(run)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(experiments, "save_run", save)
-    with pytest.raises(OSError, match=r"No space left on device"):
+    # The probe of the store, an empty file, may still find room.
+    with pytest.raises(OSError, match=r"seed 0: OSError: .*No space left on device.*\.json'; make room, or give another folder"):
         reproduce(definition, store)
+    assert left == [-1]
     assert len(contents(store.folder)) == 2
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
