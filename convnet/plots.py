@@ -43,10 +43,12 @@ def learning_curves(rows: Sequence[Row], path: Path) -> None:
 
 
 def robustness_curves(rows: Sequence[Row], levels: Levels, path: Path) -> None:
-    """Write the test error by deviation of Gaussian noise and by length of an FGSM step."""
-    figure, panels = _figure("Gaussian noise on the test images", "FGSM step on the test images")
-    scales = (("noise", levels.sigmas, "standard deviation σ"), ("fgsm", levels.epsilons, "length ε of the step"))
-    for axes, (kind, places, label) in zip(panels, scales, strict=True):
+    """Write the test error by deviation of Gaussian noise and by length of an FGSM step; the kind without levels is left out."""
+    both = (("Gaussian noise on the test images", "noise", levels.sigmas, "standard deviation σ"),
+            ("FGSM step on the test images", "fgsm", levels.epsilons, "length ε of the step"))
+    scales = [scale for scale in both if scale[2]] or both
+    figure, panels = _figure(*(title for title, *_ in scales))
+    for axes, (_, kind, places, label) in zip(panels, scales, strict=True):
         for number, row in enumerate(rows):
             found = [[run.test_error, *(run.noise_errors if kind == "noise" else run.fgsm_errors)] for run in row.finished]
             # A level of zero is the clean error, which every run has.
@@ -64,7 +66,7 @@ def _figure(*titles: str) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 4.6), dpi=130, layout="constrained")
-    panels = figure.subplots(1, len(titles))
+    panels = figure.subplots(1, len(titles), squeeze=False)[0]
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=12)
         axes.grid(True, color="0.9", linewidth=0.8)

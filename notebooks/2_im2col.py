@@ -190,8 +190,9 @@ assert columns_megabytes == 25 * images_megabytes
 
 # %% [markdown]
 # That is more than the cache of a core holds, so writing it and reading it back, in every pass, costs time and memory that the
-# product itself does not need. The fast kernels therefore never make the matrix: each of its rows is a few runs of numbers that lie in the image already, and a product of their own reads them
-# there (`convnet/kernels/tile.py`). Same formula, no copies; `tests/kernels` holds one against the other.
+# product itself does not need. The fast kernels therefore never make the matrix: each of its rows is a few runs of numbers that
+# lie in the image already, and a product of their own reads them there (`convnet/kernels/tile.py`). Same formula, no copies;
+# `tests/kernels` holds one against the other.
 #
 # ## What to remember
 #

@@ -240,8 +240,8 @@ class InputGradientPenalty(Penalty):
     """A penalty ``R(dy_0)`` on the loss's gradient in the input.
 
     One third pass ``t`` from ``t_0 = dR/d(dy_0)`` gives its weight gradient: ``G(t, dy)`` in the published form, which holds the
-    output error ``dy_K`` and the activations in the Jacobians constant. The exact form adds the fourth pass ``s`` from ``s_K = H_L(z) t_K``, with curvature
-    ``k(t, dy)``, and the product ``G(y, s)``.
+    output error ``dy_K`` and the activations in the Jacobians constant. The exact form adds the fourth pass ``s`` from
+    ``s_K = H_L(z) t_K``, with curvature ``k(t, dy)``, and the product ``G(y, s)``.
     """
 
     seeded = True

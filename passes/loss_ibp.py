@@ -4,8 +4,8 @@ Penalty ``R = (1/r) ‖dy_0‖_r^r`` with ``dy_0 = dL/dx`` (Eq. 6).
 
 1. Forward and backward pass: ``y``, ``dy``.
 2. Third pass ``t`` from ``t_0 = dR/d(dy_0)``: ``sign(dy_0)`` or ``dy_0``; no biases, the first pass's positions.
-3. Published weight gradient of ``R``: ``G(t, dy)``. It holds the output error ``dy_K`` and the activations in the Jacobians constant.
-   Together with backprop's own product this is one: ``G(y + β t, dy)``.
+3. Published weight gradient of ``R``: ``G(t, dy)``. It holds the output error ``dy_K`` and the activations in the Jacobians
+   constant. Together with backprop's own product this is one: ``G(y + β t, dy)``.
 
 The exact gradient also follows what both owe to the weights. It adds the fourth pass ``s`` from
 ``s_K = H_L(z) t_K``, with curvature ``k(t, dy)``, and the product ``G(y, s)``.

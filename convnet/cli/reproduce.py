@@ -63,7 +63,11 @@ def chosen(arguments: argparse.Namespace) -> list[Definition]:
 
     if not arguments.names:
         raise ValueError(f"name an experiment: one of {', '.join(names())}, or an own .toml file")
-    return [scaled(find(name), arguments.scale, **limits(arguments)) for name in arguments.names]
+    found = [scaled(find(name), arguments.scale, **limits(arguments)) for name in arguments.names]
+    twice = [one for one in found if [other.name for other in found].count(one.name) > 1]
+    if twice:
+        raise ValueError(f"two experiments are called {twice[0].name!r}, and one's report would replace the other's: rename a file")
+    return found
 
 
 def limits(arguments: argparse.Namespace) -> dict[str, int | None]:
@@ -85,14 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
     from convnet.reproduce.report import build, write
     from convnet.reproduce.store import Store
 
+    if arguments.processes is not None:
+        if arguments.processes < 1:
+            raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")
+        if arguments.scheduler:
+            raise ValueError("--processes and --scheduler exclude each other: 'dask worker --nthreads' says how many jobs a worker "
+                             "does at a time")
     store = Store(Path(arguments.output), say)
     if arguments.device != "auto":  # which only warns, and does so when the networks are made
         array_library(arguments.device)
     if arguments.list:
         list_experiments(arguments, store)
         return 0
-    if arguments.processes is not None and arguments.processes < 1:
-        raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")
     definitions = chosen(arguments)
     store.check_writable()
     processes, threads = shares(arguments.processes, arguments.device)
@@ -117,7 +125,7 @@ def list_experiments(arguments: argparse.Namespace, store: Store) -> None:
     from convnet.comparison import aligned
     from convnet.reproduce.definition import find, names, scaled
     from convnet.reproduce.driver import at, estimate
-    from convnet.reproduce.report import duration
+    from convnet.reproduce.notes import duration
 
     lines = [["experiment", "paper", "jobs", "time here"]]
     for name in arguments.names or names():

@@ -84,6 +84,11 @@ class Part:
     x: float | None = None
     line: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name, with its unit if it is a number of images."""
+        return f"{self.name} images of each class" if self.name == str(self.setup.per_class) else self.name
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -429,7 +434,7 @@ def scaled(definition: Definition, scale: str, **overrides: Any) -> Definition:
     said = [f"{key} {'=' if key in given else '≤'} {limits[key]}" for key in _LIMITS if key in limits]
     said += [f"{key} = {value}" for key, value in changes.items()]
     if len(kept) < len(definition.parts):
-        said.append("only " + ", ".join(part.name for part in kept))
+        said.append("only " + ", ".join(part.title for part in kept))
     text = f"{scale}: {', '.join(said)}" if said else "full: as in the paper"
     levels = Levels(*(_spread(each, limits.get("levels")) for each in (definition.levels.sigmas, definition.levels.epsilons)))
     return dataclasses.replace(definition, parts=parts, seeds=seeds, turns=turns, folds=folds, levels=levels,

@@ -20,23 +20,39 @@ from convnet.stage_comparison import Curve, draw_curves
 Drawing = tuple[str, Callable[[Path], None]]
 
 
+_CAPTIONS = {
+    "errors": "Test errors here and in the paper, means with bars of one standard deviation over the seeds",
+    "learning": "Training loss and test error by epoch, means over the seeds with a band of one standard deviation",
+    "losses": "Main and additional loss by epoch, means over the seeds",
+    "robustness": "Test errors of images with noise, means over the seeds with a band of one standard deviation",
+    "sizes": "Test errors, means with bars of one standard deviation over the seeds, and the coefficients that were chosen",
+    "stages": "Test errors by epoch for both classification stages, first seed",
+}
+# More curves than that are not told apart in one picture.
+_MOST_CURVES = 10
+
+
 def drawings(definition: Definition, cells: Sequence[Cell]) -> list[Drawing]:
-    """Return title and drawing function of each figure that something has finished for."""
+    """Return caption and drawing function of each figure that something has finished for."""
     found: list[Drawing] = []
-    for figure in definition.figures:
-        done = [cell for cell in cells if cell.finished]
+    done = [cell for cell in cells if cell.finished]
+    together = len(cells) <= _MOST_CURVES
+    for figure in definition.figures if done else ():
+        caption = _CAPTIONS[figure]
         if figure in _OVER_PARTS:
-            if done:
-                found.append((definition.title, functools.partial(_OVER_PARTS[figure], definition, done)))
-            continue
-        for part in definition.parts:
-            rows = [_row(cell) for cell in cells if cell.part.name == part.name and cell.finished]
-            if rows:
-                found.append((f"{definition.title}: {part.name}", _by_part(definition, figure, rows)))
+            found.append((caption, functools.partial(_OVER_PARTS[figure], definition, done)))
+        elif together:
+            several = len(definition.parts) > 1
+            found.append((caption, _curves(definition, figure, [_row(cell, several) for cell in done])))
+        else:
+            for part in definition.parts:
+                rows = [_row(cell) for cell in done if cell.part.name == part.name]
+                if rows:
+                    found.append((f"{caption}: {part.title}", _curves(definition, figure, rows)))
     return found
 
 
-def _by_part(definition: Definition, figure: str, rows: list[Row]) -> Callable[[Path], None]:
+def _curves(definition: Definition, figure: str, rows: list[Row]) -> Callable[[Path], None]:
     if figure == "learning":
         return lambda path: learning_curves(rows, path)
     if figure == "robustness":
@@ -44,17 +60,18 @@ def _by_part(definition: Definition, figure: str, rows: list[Row]) -> Callable[[
     return lambda path: _losses(rows, path)
 
 
-def _row(cell: Cell) -> Row:
+def _row(cell: Cell, with_part: bool = False) -> Row:
     value = "" if cell.coefficient is None else f", {cell.entry.coefficient} = {cell.coefficient:g}"
-    return Row(f"{cell.entry.name}{value}", cell.finished, {})
+    part = f", {cell.part.title}" if with_part else ""
+    return Row(f"{cell.entry.name}{value}{part}", cell.finished, {})
 
 
 def _errors(definition: Definition, cells: Sequence[Cell], path: Path) -> None:
     """Draw every algorithm's error with its deviation, one panel a part, the paper's beside."""
-    names = list(dict.fromkeys(cell.part.name for cell in cells))
-    figure, panels = _figure(len(names), height=1.4 + 0.38 * max(1, len(definition.entries)))
+    titles = {cell.part.name: cell.part.title for cell in cells}
+    figure, panels = _figure(len(titles), height=1.4 + 0.38 * max(1, len(definition.entries)))
     places = {entry.name: -place for place, entry in enumerate(definition.entries)}
-    for axes, name in zip(panels, names, strict=True):
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
         here = [cell for cell in cells if cell.part.name == name]
         for label, shift, colour, marker, points in (
             ("here", 0.12, COLOURS[2], "o", [(cell, _percent(cell)) for cell in here]),
@@ -65,7 +82,7 @@ def _errors(definition: Definition, cells: Sequence[Cell], path: Path) -> None:
                 axes.errorbar([error for _, (error, _) in points], [places[cell.entry.name] + shift for cell, _ in points],
                               xerr=[deviation for _, (_, deviation) in points], fmt=marker, color=colour, label=label,
                               capsize=3, markersize=5)
-        axes.set(title=name, xlabel="test error, %", yticks=list(places.values()), yticklabels=list(places))
+        axes.set(title=title, xlabel="test error, %", yticks=list(places.values()), yticklabels=list(places))
         axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
 

@@ -68,8 +68,8 @@ class Cell:
     part, entry
     validation : dict of str to list of Job
         The jobs that each candidate is judged by; empty where there is nothing to choose.
-    errors : dict of str to list of float
-        Their errors so far.
+    tried : dict of str to list of Run
+        Those of them that have finished.
     chosen : str or None
         The spec of the final runs; None as long as candidates are missing.
     jobs : list of Job
@@ -81,7 +81,7 @@ class Cell:
     part: Part
     entry: Entry
     validation: dict[str, list[Job]] = field(default_factory=dict)
-    errors: dict[str, list[float]] = field(default_factory=dict)
+    tried: dict[str, list[Run]] = field(default_factory=dict)
     chosen: str | None = None
     jobs: list[Job] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Cell:
     @property
     def means(self) -> dict[str, float]:
         """Mean error of each candidate that has any run."""
-        return {spec: statistics.fmean(errors) for spec, errors in self.errors.items() if errors}
+        return {spec: statistics.fmean(map(error_of, runs)) for spec, runs in self.tried.items() if runs}
 
     @property
     def finished(self) -> list[Run]:
@@ -137,7 +137,7 @@ def _cell(definition: Definition, part: Part, entry: Entry, runs: Mapping[str, S
         cell.validation = {spec: final(spec) if on_test else [Job(part, spec, 0, fold, Levels()) for fold in folds]
                            for spec in offered}
         found = {spec: [finished(job, runs) for job in jobs] for spec, jobs in cell.validation.items()}
-        cell.errors = {spec: [error_of(run) for run in each if run is not None] for spec, each in found.items()}
+        cell.tried = {spec: [run for run in each if run is not None] for spec, each in found.items()}
         if all(run is not None for each in found.values() for run in each):
             means = cell.means
             cell.chosen = min(offered, key=lambda spec: means[spec])

@@ -286,7 +286,9 @@ def test_a_full_disk_ends_with_a_clear_error_and_loses_nothing(tmp_path, in_this
 @pytest.mark.parametrize(("options", "message"), [
     (["--output", "file/store"], "nothing can be written into"), (["--device", "tpu"], "device is 'tpu'"),
     (["--device", "gpu"], "CuPy"), (["--list", "--device", "tpu"], "device is 'tpu'"),
-    (["--processes", "0"], "--processes is 0"),
+    (["--processes", "0"], "--processes is 0"), (["--list", "--processes", "0"], "--processes is 0"),
+    (["--processes", "2", "--scheduler", "tcp://127.0.0.1:1"], "--processes and --scheduler exclude each other"),
+    (["tiny.toml"], "two experiments are called 'tiny'"),
 ], ids=str)
 def test_wrong_options_take_one_line_and_status_2_before_any_work(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
