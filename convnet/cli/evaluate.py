@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convnet.evaluation import error_rate, fgsm_errors, noise_errors
     from convnet.experiment import augmentation_of, data_digest
     from convnet.network import Network
+    from convnet.stage_comparison import padded
 
     if arguments.output is not None and arguments.output.suffix not in (".csv", ".json"):
         raise ValueError(f"--output is {arguments.output}; its name must end in .csv or .json")
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
                          f"give --dataset {data['dataset']} with its companions")
     dataset = raw.subset(data["subset"], data["per_class"], data["seed"])
     dataset = prepare(dataset, data["normalization"], net.dtype.name, cache=cache_root() / "prepared")
+    if data["side"] is not None:
+        dataset = padded(dataset, data["side"])
     images, labels = dataset.test_images, dataset.test_labels
     if augmentation is not None:
         images = augmentation.central(images)
@@ -73,13 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
 def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the network was trained on: what the file beside it says, replaced by what the arguments say.
 
-    With --dataset that file is not read, and ``data``, the digest of the images, is None.
+    With --dataset that file is not read, and ``data``, the digest of the images, and ``side``, what they are padded to, are None.
     """
-    settings: dict[str, Any] = {"dataset": arguments.dataset, "data": None, "image_size": None, "subset": None,
+    settings: dict[str, Any] = {"dataset": arguments.dataset, "data": None, "side": None, "image_size": None, "subset": None,
                                 "per_class": None, "normalization": None, "augmentation": None, "seed": 0}
     if arguments.dataset is None:
         settings = stored_settings(arguments.network.with_suffix(".json"), settings)
-    given = {name: getattr(arguments, name) for name in settings if name != "data"}
+    given = {name: getattr(arguments, name) for name in settings if name not in ("data", "side")}
     return settings | {name: value for name, value in given.items() if value is not None}
 
 
@@ -91,10 +94,13 @@ def stored_settings(file: Path, names: Iterable[str]) -> dict[str, Any]:
     ValueError
         If there is no such file, it is not one of ours, or its run failed.
     """
+    from convnet.reproduce.networks import STAGE_NETWORKS, STAGE_SIDE
+
     try:
         content = json.loads(file.read_text())
+        side = STAGE_SIDE if content["settings"]["network"] in STAGE_NETWORKS else None
         # An image size is there only where it was given.
-        problem, stored = content["problem"], {"image_size": None, **content["settings"]}
+        problem, stored = content["problem"], {"image_size": None, "side": side, **content["settings"]}
         settings = {name: stored[name] for name in names}
     except FileNotFoundError:
         raise ValueError(f"there is no {file} that says what the network was trained on; give --dataset") from None

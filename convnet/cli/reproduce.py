@@ -66,7 +66,8 @@ def chosen(arguments: argparse.Namespace) -> list[Definition]:
     found = [scaled(find(name), arguments.scale, **limits(arguments)) for name in arguments.names]
     twice = [one for one in found if [other.name for other in found].count(one.name) > 1]
     if twice:
-        raise ValueError(f"two experiments are called {twice[0].name!r}, and one's report would replace the other's: rename a file")
+        raise ValueError(f"two experiments are called {twice[0].name!r}, and one's report would replace the other's: "
+                         "rename a file")
     return found
 
 
@@ -93,8 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.processes < 1:
             raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")
         if arguments.scheduler:
-            raise ValueError("--processes and --scheduler exclude each other: 'dask worker --nthreads' says how many jobs a worker "
-                             "does at a time")
+            raise ValueError("--processes and --scheduler exclude each other: 'dask worker --nthreads' says how many jobs a "
+                             "worker does at a time")
     store = Store(Path(arguments.output), say)
     if arguments.device != "auto":  # which only warns, and does so when the networks are made
         array_library(arguments.device)

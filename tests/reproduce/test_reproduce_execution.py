@@ -120,7 +120,7 @@ def test_a_child_that_is_killed_loses_its_own_job_only_and_is_tried_again(tmp_pa
 
 
 @pytest.mark.slow
-def test_the_stages_of_paper_004_run(tmp_path, in_this_process):
+def test_the_stages_of_paper_004_run_and_can_be_evaluated(tmp_path, in_this_process, capsys):
     head, _, tail = TINY.partition("[levels]")
     setup = head.replace('network = "digits"\nsubset = 60', 'network = "complex-smaller"\nnormalization = "scale"\nsubset = 20')
     stages = '[[part]]\nname = "digits"\nstage = "scale-invariant"\ndimension = 12\n[[part]]\nname = "b"\nstage = "logistic"\n'
@@ -132,6 +132,11 @@ def test_the_stages_of_paper_004_run(tmp_path, in_this_process):
     losses = [cell.runs[0].history[-1].loss for cell in result.cells]
     assert 1.5 < losses[0] < 2.5 and losses[1] > 2.2
     assert losses[0] != losses[1]
+    # Their images are padded, which the file beside the network tells.
+    run = result.cells[0].runs[0]
+    assert main(["evaluate", str(run.file.with_suffix(".npz"))]) == 0
+    clean = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("clean"))
+    assert clean == ["clean", "0", f"{100 * run.test_error:.2f}"]
 
 
 @pytest.mark.slow
