@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, cache=True)
+from convnet.kernels.caching import compiled as _compiled
 
 
 @_compiled

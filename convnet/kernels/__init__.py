@@ -11,6 +11,7 @@ The choice is made when the first kernel is asked for. The environment variable 
 """
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -85,14 +86,20 @@ def load(name: str) -> Any:
 
         return ReferenceKernels()
     if name == "fast":
-        from convnet.kernels.fast import FastKernels
-
-        return FastKernels()
+        return _fast()
     if name == "cuda":
         from convnet.kernels.cuda.kernels import CudaKernels
 
         return CudaKernels()
     raise ValueError(f"kernels {name!r} do not exist; there are 'reference', 'fast' and 'cuda' (see CONVNET_KERNELS)")
+
+
+@functools.cache
+def _fast() -> Any:
+    """Return the fast kernels of this process: they keep threads and memory."""
+    from convnet.kernels.fast import FastKernels
+
+    return FastKernels()
 
 
 @contextmanager

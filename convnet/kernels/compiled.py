@@ -15,7 +15,8 @@ import numpy as np
 from convnet.kernels.sharing import shared
 from convnet.kernels.tile import add_four, add_sixteen, copy, product
 
-compiled = numba.njit(nogil=True, cache=True)
+# Not cached themselves: they hold code of `tile`, a change of which numba would not see. The kernels, which hold them, are.
+compiled = numba.njit(nogil=True)
 
 
 @compiled
@@ -141,26 +142,30 @@ def conv_gather(
 
 
 @shared
-def conv_adjoint(part, low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, run, KV, at):
-    """Adjoint of the convolution: all windows' values, then each run of them added where it came from.
+def conv_adjoint(
+    part, low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, values, run, KV, at,
+):
+    """Adjoint of the convolution: all windows' values, then each run of KW·C `values` added where it came from.
 
-    `weight_t` holds the filters as (F, KH, run), in rows of KV values, with zeros after the KW·C values of a run. The padded
+    `weight_t` holds the filters as (F, KH, run), in rows of KV values, with zeros after the values of a run. The padded
     image lies in `u` from `at` on. Runs next to each other overlap; taking those that do not together, no sum waits for another.
     """
     row = (W + 2 * PW) * C
-    apart = -(-run // (SW * C))
+    apart = -(-values // (SW * C))
     for n in range(low, high):
         product(0, P * Q, offsets, b, n * P * Q * F, 1, 0, 1, 0, F, 1, weight_t, 0, KV, zeros, False, u, 0, KV, KV)
-        u[at:at + (H + 2 * PH) * row + run] = 0
+        u[at:at + (H + 2 * PH) * row] = 0
         for p in range(P):
             for k in range(KH):
                 for first in range(min(apart, Q)):
                     for q in range(first, Q, apart):
                         to, of = at + (p * SH + k) * row + q * SW * C, (p * Q + q) * KV + k * run
-                        for z in range(0, run - 15, 16):
+                        for z in range(0, values - 15, 16):
                             add_sixteen(u, to + z, u, of + z)
-                        for z in range(run // 16 * 16, run, 4):
+                        for z in range(values // 16 * 16, values - 3, 4):
                             add_four(u, to + z, u, of + z)
+                        for z in range(values // 4 * 4, values):
+                            u[to + z] += u[of + z]
         for i in range(H):
             copy(x, (n * H + i) * W * C, u, at + (PH + i) * row + PW * C, W * C)
 

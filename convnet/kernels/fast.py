@@ -1,6 +1,7 @@
 """The fast kernels for NumPy arrays: compiled code (`compiled`) on slices of the batch, one slice a thread.
 
-What the compiled kernels do not cover (complex numbers, integers) falls back to the reference kernels.
+What the compiled kernels do not cover (complex numbers, integers, types or shapes that are not alike) falls back to the reference
+kernels.
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnet.kernels import compiled
+from convnet.kernels import caching, compiled
 from convnet.kernels.memory import Pool
 from convnet.kernels.reference import Pair, ReferenceKernels, block_position_type, position_type, window_counts
 from convnet.kernels.threads import Workers, default_count
@@ -71,8 +72,9 @@ class FastKernels(ReferenceKernels):
             self.product(a, other)
         self.compile_seconds[dtype] = time.perf_counter() - start
         if self.compile_seconds[dtype] > 1:
-            print(f"convnet: compiled the kernels for {dtype} in {self.compile_seconds[dtype]:.0f} s "
-                  "(once; later runs load them from numba's cache)", file=sys.stderr)
+            later = "(once; later runs load them from numba's cache)" if not caching.uncached else \
+                "(in every process, as numba can write no cache here: NUMBA_CACHE_DIR names a folder for it)"
+            print(f"convnet: compiled the kernels for {dtype} in {self.compile_seconds[dtype]:.0f} s {later}", file=sys.stderr)
         return self.compile_seconds[dtype]
 
     # --- products -----------------------------------------------------------------------------------------------------
@@ -120,7 +122,7 @@ class FastKernels(ReferenceKernels):
 
     def conv(self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Array:
         """Return the convolution of images (N, H, W, C) with filters (KH, KW, C, F), as (N, P, Q, F)."""
-        if not _covered(x, weight):
+        if not _covered(x, weight) or x.shape[3] != weight.shape[2]:
             return super().conv(x, weight, bias, stride, padding)
         return self._conv(x, weight.shape, _columns(weight), bias, stride, padding)
 
@@ -144,7 +146,7 @@ class FastKernels(ReferenceKernels):
 
     def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
         """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
-        if not _covered(b, weight):
+        if not _covered(b, weight) or b.shape[3] != weight.shape[3]:
             return super().conv_adjoint(b, weight, stride, padding, image)
         kh, kw, channels, filters = weight.shape
         (n, rows, columns, _) = b.shape
@@ -160,8 +162,8 @@ class FastKernels(ReferenceKernels):
         x, k_v = self._empty((n, *image, channels), b.dtype), padded(kh * run, b.itemsize)
         args = (_flat(b), _lattice((rows * columns, filters)), self._transposed(runs.reshape(-1, filters)),
                 _zeros(k_v, b.dtype), _flat(x), *image, channels, kh, kw, *stride, *padding, rows,
-                columns, filters, run, k_v, rows * columns * k_v)
-        room = rows * columns * k_v + (image[0] + 2 * padding[0]) * (image[1] + 2 * padding[1]) * channels + run
+                columns, filters, kw * channels, run, k_v, rows * columns * k_v)
+        room = rows * columns * k_v + (image[0] + 2 * padding[0]) * (image[1] + 2 * padding[1]) * channels
         self._run(compiled.conv_adjoint, n, args, b.size * 8, room)
         return x
 
@@ -251,6 +253,7 @@ class FastKernels(ReferenceKernels):
         self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair, window: Pair, step: Pair
     ) -> tuple[Array, Array]:
         """Return convolution, ReLU and maximum over windows, and the maxima's positions; where none is positive, no cell's."""
+        x, weight = _alike(x, weight)
         plan = self._plan(x, weight.shape, stride, padding, ROWS)
         filters = weight.shape[3]
         counts = window_counts((plan.rows, plan.columns), window, step)
@@ -266,6 +269,7 @@ class FastKernels(ReferenceKernels):
         self, t: Array, weight: Array, stride: Pair, padding: Pair, positions: Array, window: Pair, step: Pair
     ) -> Array:
         """Return the convolution of `t` at the position of each window, 0 where that is no cell's."""
+        t, weight = _alike(t, weight)
         plan = self._plan(t, weight.shape, stride, padding, ROWS)
         filters = weight.shape[3]
         y = self._empty(positions.shape, t.dtype)
@@ -288,7 +292,7 @@ class FastKernels(ReferenceKernels):
 
     def masked(self, b: Array, mask: Array) -> Array:
         """Return `b` where `mask` is true, 0 elsewhere."""
-        if not (_covered(b) and mask.flags.c_contiguous):
+        if not (_covered(b) and mask.flags.c_contiguous and mask.shape == b.shape):
             return super().masked(b, mask)
         b = np.ascontiguousarray(b)
         y = self._empty(b.shape, b.dtype)
@@ -298,7 +302,7 @@ class FastKernels(ReferenceKernels):
     def combination(self, terms: Sequence[tuple[float, Array]]) -> Array:
         """Return the sum of coefficient times array over (coefficient, array) in `terms`."""
         arrays = [a for _, a in terms]
-        if len(terms) < 2 or not _covered(*arrays):
+        if len(terms) < 2 or not _covered(*arrays) or any(a.shape != arrays[0].shape for a in arrays):
             return super().combination(terms)
         y, real = self._empty(arrays[0].shape, arrays[0].dtype), arrays[0].dtype.type
         total, coefficient = arrays[0], terms[0][0]
@@ -343,7 +347,7 @@ class FastKernels(ReferenceKernels):
 
     def accumulate(self, target: Array, keep: float, coefficient: float, x: Array) -> None:
         """Replace `target` by ``keep · target + coefficient · x``."""
-        if not (_covered(target, x) and target.flags.c_contiguous):
+        if not (_covered(target, x) and target.flags.c_contiguous and x.shape == target.shape):
             return super().accumulate(target, keep, coefficient, x)
         real, flat = target.dtype.type, _flat(target)
         self._run(compiled.combination, target.size, (real(keep), flat, real(coefficient), _flat(x), flat), target.size // 4)
@@ -384,8 +388,9 @@ class _Plan(NamedTuple):
 
 
 def _flat(a: Array) -> Array:
-    """Return `a` as a contiguous 1-D array: a view where it is contiguous, a copy where not."""
-    return np.ascontiguousarray(a).reshape(-1)
+    """Return `a` as a contiguous 1-D array that may be written, the one kind that is compiled for: a view or a copy."""
+    whole = np.ascontiguousarray(a)
+    return (whole if whole.flags.writeable else whole.copy()).reshape(-1)
 
 
 def _columns(a: Array) -> Array:
@@ -401,7 +406,15 @@ def _columns(a: Array) -> Array:
 
 def _row(bias: Array | None, columns: int, dtype: Any) -> Array:
     """Return a bias of `columns` values, zeros for None, as whole vectors."""
-    return _zeros(padded(columns, dtype.itemsize), dtype) if bias is None else _columns(bias)
+    if bias is None:
+        return _zeros(padded(columns, dtype.itemsize), dtype)
+    return _columns(np.broadcast_to(np.asarray(bias, dtype), (columns,)))
+
+
+def _alike(x: Array, weight: Array) -> tuple[Array, Array]:
+    """Return both in the type of their product."""
+    dtype = np.result_type(x, weight)
+    return x.astype(dtype, copy=False), weight.astype(dtype, copy=False)
 
 
 @functools.lru_cache(maxsize=256)

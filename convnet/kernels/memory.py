@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from convnet.kernels.forks import call_in_children
+
 ALIGNMENT = 64
 SMALLEST = 1 << 15
 
@@ -22,6 +24,11 @@ class Pool:
 
     def __init__(self) -> None:
         self._held: dict[int, list[np.ndarray]] = {}
+        self._start()
+        call_in_children(self._start)
+
+    def _start(self) -> None:
+        """Make a lock that nobody holds."""
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

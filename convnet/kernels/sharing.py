@@ -22,8 +22,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from convnet.kernels.caching import compiled
+
 TURN, CODE, DATA, LINE, TAKEN, DONE = 0, 1, 2, 16, 0, 1
-compiled = numba.njit(nogil=True, cache=True)
 llvmlite.binding.initialize_native_asmparser()
 _PAUSES = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}
 _PAUSE = _PAUSES.get(llvmlite.binding.get_process_triple().split("-")[0], "")
@@ -185,7 +186,7 @@ def shared(function: Any) -> Any:
     Called so, it runs on the parts of ``range(total)``, each with its part of `rooms`, and returns whether all succeeded.
     """
     kernel = numba.njit(nogil=True, no_cpython_wrapper=True)(function)  # type: ignore[call-overload]
-    # Numba's cache knows a function by its file, the date of that file, and its name, so the name tells what it calls.
+    # Numba's cache takes a function for the same as long as its own file is; what else it holds, its name tells.
     name, names = f"{function.__name__}_{_SOURCES}", {"described": _describing(kernel), "lead": lead}
     source = f"def {name}(board, parts, total, rooms, *args):\n" \
              "    return lead(board, parts, *described(parts, total, rooms, args))\n"

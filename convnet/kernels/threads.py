@@ -5,15 +5,18 @@ repeat bit for bit, whoever computes a part (`sharing`).
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
+from convnet.kernels.forks import call_in_children
 from convnet.kernels.sharing import follow, new_board
 
 # How often a thread looks for work before it goes to sleep: some 0.2 ms.
@@ -22,6 +25,8 @@ PATIENCE = 10_000
 
 def default_count() -> int:
     """Return CONVNET_NUM_THREADS or OMP_NUM_THREADS where set, else the number of cores this process may use.
+
+    A container's share of the cores counts, and the cores that the process is bound to.
 
     Raises
     ------
@@ -34,10 +39,9 @@ def default_count() -> int:
             if not text.isdigit() or int(text) < 1:
                 raise ValueError(f"the environment variable {name} is {text!r}; it must be a whole number, at least 1")
             return int(text)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def _current_core_function() -> Callable[[], int] | None:
@@ -61,16 +65,18 @@ class Workers:
             raise ValueError(f"the number of threads is {count}; it must be at least 1")
         self.count = count
         self._rooms: dict[np.dtype, np.ndarray] = {}
+        self._alarms: list[SimpleQueue[bool]] = []
         self._start()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._start)
+        call_in_children(self._start)
+        # The threads hold nothing of this object, and end with it.
+        weakref.finalize(self, _ring, self._alarms, False).atexit = False
 
     def _start(self) -> None:
         """Forget the threads; in a forked child there are none."""
         self._busy = threading.Lock()
         self._board = new_board(self.count)
         self._sleepers: SimpleQueue[int] | None = None
-        self._alarms = [SimpleQueue[None]() for _ in range(self.count)]
+        self._alarms[:] = [SimpleQueue() for _ in range(self.count)]
         self._ids: list[int] = []
         self._current_core, self._caller_core = _current_core_function(), -1
 
@@ -94,8 +100,10 @@ class Workers:
             return
         self._caller_core = core
         others = os.sched_getaffinity(0) - {core}
-        for thread in self._ids if others else ():
-            os.sched_setaffinity(thread, others)
+        # Where that is not allowed they run anywhere.
+        with contextlib.suppress(OSError):
+            for thread in self._ids if others else ():
+                os.sched_setaffinity(thread, others)
 
     def run(
         self, kernel: Callable[..., bool], total: int, args: tuple[Any, ...], parts: int, dtype: np.dtype, room: int = 0
@@ -126,14 +134,26 @@ class Workers:
             if parts > 1:
                 sleepers = self._sleepers or self._start_threads()
                 self._keep_off_the_callers_core()
-                while not sleepers.empty():
-                    self._alarms[sleepers.get()].put(None)
+                try:
+                    while not sleepers.empty():
+                        self._alarms[sleepers.get()].put(True)
+                except BaseException:
+                    # An interrupt may have come between the two, and nobody would wake that thread again.
+                    _ring(self._alarms, True)
+                    raise
             if not kernel(self._board, parts, total, held[:room * parts], *args):
                 raise RuntimeError("a kernel failed")
 
 
-def _serve(board: np.ndarray, part: int, sleepers: SimpleQueue[int], alarm: SimpleQueue[None]) -> None:
-    while True:
+def _serve(board: np.ndarray, part: int, sleepers: SimpleQueue[int], alarm: SimpleQueue[bool]) -> None:
+    """Look for work and sleep in turn, until an alarm says that there will be none."""
+    going_on = True
+    while going_on:
         follow(board, part, PATIENCE)
         sleepers.put(part)
-        alarm.get()
+        going_on = alarm.get()
+
+
+def _ring(alarms: list[SimpleQueue[bool]], going_on: bool) -> None:
+    for alarm in alarms:
+        alarm.put(going_on)

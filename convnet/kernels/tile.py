@@ -19,6 +19,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from convnet.kernels.caching import compiled
+
 
 def _registers() -> tuple[int, int]:
     """Return the bytes and the number of this processor's vector registers, for the features that numba compiles for."""
@@ -146,7 +148,7 @@ SINGLE_ROWS = 8
 _wide, _pair, _single = _tile(WIDE_ROWS, WIDE), _tile(PAIR_ROWS, 2), _tile(SINGLE_ROWS, 1)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def product(low, high, offsets, x, x_at, groups, x_group, outer, x_outer, inner, x_inner, w, w_at, ldw,
             bias, add, y, y_at, ldy, columns):
     """Write rows ``low`` to ``high`` of ``y = x w + bias``, or add ``x w`` to them.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from convnet import kernels
+from convnet.kernels import caching, compiled, sharing
 from convnet.kernels.fast import FastKernels
 from convnet.kernels.memory import Pool
 from convnet.kernels.reference import ReferenceKernels
@@ -162,6 +163,10 @@ def test_the_number_of_threads_follows_the_environment(monkeypatch):
     assert default_count() == 3
     monkeypatch.setenv("CONVNET_NUM_THREADS", "5")
     assert default_count() == 5
+    for name in ("OMP_NUM_THREADS", "CONVNET_NUM_THREADS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as a container's share does
+    assert default_count() == 1
     monkeypatch.setenv("CONVNET_NUM_THREADS", "many")
     with pytest.raises(ValueError, match="CONVNET_NUM_THREADS is 'many'"):
         default_count()
@@ -214,6 +219,77 @@ def test_a_block_gives_what_its_layers_give(fast, dtype, shape):
     assert_same(fast.max_pool_scatter(b, positions, window, step, maps.shape[1:3]), spread, dtype)
 
 
+def test_a_block_of_another_type_than_its_weights_is_promoted_as_its_layers_are(fast):
+    rng = np.random.default_rng(6)
+    w, bias = rng.standard_normal((3, 3, 4, 20), np.float32), rng.standard_normal(20, np.float32)
+    x, t = rng.standard_normal((2, 2, 8, 7, 4))
+    place, window, step = ((1, 1), (1, 1)), (2, 2), (2, 2)
+    rectified, mask = REFERENCE.relu(REFERENCE.conv(x, w, bias, *place))
+    expected, where = REFERENCE.max_pool(rectified, window, step)
+    y, positions = fast.conv_relu_max_pool(x, w, bias, *place, window, step)
+    assert_same(y, expected, "float64")
+    tangents = REFERENCE.masked(REFERENCE.conv(t, w, None, *place), mask)
+    assert_same(fast.conv_gather(t, w, *place, positions, window, step),
+                REFERENCE.max_pool_gather(tangents, where, window, step), "float64")
+    single = fast.conv_relu_max_pool(x.astype("f"), w, bias.astype("f8"), *place, window, step)[0]
+    assert_same(single, expected.astype("f"), "float32")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 17])
+def test_what_is_not_finite_stays_in_its_window(fast, channels):
+    rng = np.random.default_rng(7)
+    for value in (np.inf, np.nan):
+        b, w = rng.standard_normal((1, 3, 4, 2)), rng.standard_normal((1, 1, channels, 2))
+        b[0, 1, 2, 1] = value
+        place = (2, 2), (0, 0), (5, 8)
+        expected = REFERENCE.conv_adjoint(b, w, *place)
+        assert 0 < (~np.isfinite(expected)).sum() <= channels
+        np.testing.assert_allclose(fast.conv_adjoint(b, w, *place), expected, rtol=1e-12)
+
+
+def test_what_is_not_alike_is_left_to_the_reference(fast):
+    rng = np.random.default_rng(8)
+    x, w = rng.standard_normal((2, 5, 5, 3)), rng.standard_normal((3, 3, 3, 4))
+    bias = rng.standard_normal(4).astype("f")
+    assert_same(fast.conv(x, w, bias, (1, 1), (0, 0)), REFERENCE.conv(x, w, bias, (1, 1), (0, 0)), "float64")
+    assert_same(fast.conv(x, w, bias[:1], (1, 1), (0, 0)), REFERENCE.conv(x, w, bias[:1], (1, 1), (0, 0)), "float64")
+    for k in (fast, REFERENCE):
+        with pytest.raises(ValueError):
+            k.conv(x, w[:, :, :2], None, (1, 1), (0, 0))
+    a, row = rng.standard_normal((3, 4)), rng.standard_normal(4)
+    np.testing.assert_array_equal(fast.masked(a, row > 0), REFERENCE.masked(a, row > 0))
+    np.testing.assert_array_equal(fast.combination([(2.0, a), (3.0, row)]), 2 * a + 3 * row)
+    expected = 0.5 * a + row[:1]
+    fast.accumulate(a, 0.5, 1.0, row[:1])
+    np.testing.assert_array_equal(a, expected)
+
+
+def test_arrays_that_may_only_be_read_compile_nothing_anew(fast):
+    x, w = np.ones((2, 6, 6, 3)), np.ones((3, 3, 3, 4))
+    expected = fast.conv(x, w, None, (1, 1), (1, 1))
+    before = len(compiled.conv.signatures)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(fast.conv(x, w, None, (1, 1), (1, 1)), expected)
+    assert len(compiled.conv.signatures) == before
+
+
+def test_what_numba_keeps_is_renewed_with_all_it_holds():
+    own = {name: f for name, f in vars(compiled).items() if hasattr(f, "py_func") and f.__module__ == compiled.__name__}
+    kept = {name: f for name, f in own.items() if f.stats.cache_path is not None}
+    assert "conv" in kept and "conv_images" not in kept
+    for name, f in kept.items():
+        # Of the files that it holds code of, numba would look at its own only.
+        assert f.py_func.__name__ == f"{name}_{sharing._SOURCES}"
+
+
+def test_where_no_cache_can_be_written_functions_are_compiled_all_the_same(monkeypatch):
+    monkeypatch.setattr(caching, "uncached", [])
+    names = {}
+    exec("def one_more(x):\n    return x + 1", names)  # of no file, beside which there could be a cache
+    assert caching.compiled(names["one_more"])(1) == 2
+    assert caching.uncached == ["one_more"]
+
+
 def test_accumulate_works_in_place_as_the_reference_does(fast):
     rng = np.random.default_rng(5)
     for size in (7, 100_000):
@@ -258,6 +334,22 @@ def test_the_kernels_work_in_a_forked_child():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_lock_that_is_held_at_the_fork_does_not_stop_the_child():
+    code = (
+        "import os, signal, sys\n"
+        "from convnet.kernels.memory import Pool\n"
+        "pool = Pool()\n"
+        "pool._lock.acquire()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(20)\n"
+        "    os._exit(pool.empty((1000, 100), 'f8').shape != (1000, 100))\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_pool_reuses_memory_that_nobody_holds_and_no_other():
     pool = Pool()
     first = pool.empty((1000, 100), "float64")
@@ -283,5 +375,6 @@ def test_using_and_loading_by_name():
     with kernels.using("reference") as chosen:
         assert kernels.cpu() is chosen
         assert chosen.name == "reference"
+    assert kernels.load("fast") is kernels.load("fast")  # which keep threads and memory
     with pytest.raises(ValueError, match="kernels 'slow' do not exist"):
         kernels.load("slow")

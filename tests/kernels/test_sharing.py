@@ -1,5 +1,6 @@
 """Threads that share a kernel do each part once, whoever does it."""
 import os
+import threading
 import time
 
 import numpy as np
@@ -49,6 +50,53 @@ def test_threads_that_went_to_sleep_are_woken():
         assert not workers._sleepers.empty(), f"the thread still looks for work after {PATIENCE} looks"
     workers.run(mark, 4, (x, 0), 2, np.dtype(float))
     np.testing.assert_array_equal(x, [4, 4, 8, 8])
+
+
+def test_threads_end_with_what_they_work_for():
+    workers, before = Workers(3), set(threading.enumerate())
+    workers.run(mark, 3, (np.zeros(3), 0), 3, np.dtype(float))
+    started = set(threading.enumerate()) - before
+    assert len(started) == 2
+    del workers
+    for thread in started:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in started)
+
+
+def test_an_interrupt_while_threads_are_woken_loses_none(monkeypatch):
+    workers, x = Workers(2), np.zeros(4)
+
+    def asleep():
+        deadline = time.monotonic() + 30
+        while workers._sleepers.empty() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not workers._sleepers.empty()
+
+    workers.run(mark, 4, (x, 0), 2, np.dtype(float))
+    assert asleep()
+
+    class Interrupted:
+        def __getitem__(self, part):
+            raise KeyboardInterrupt
+
+        def __iter__(self):
+            return iter(alarms)
+
+    alarms, workers._alarms = workers._alarms, Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(mark, 4, (x, 0), 2, np.dtype(float))
+    workers._alarms = alarms
+    assert asleep()
+
+
+def test_threads_run_anywhere_where_they_may_not_be_bound(monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refused, raising=False)
+    workers, x = Workers(2), np.zeros(4)
+    workers.run(mark, 4, (x, 0), 2, np.dtype(float))
+    np.testing.assert_array_equal(x, [1, 1, 2, 2])
 
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
