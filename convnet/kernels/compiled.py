@@ -141,35 +141,6 @@ def conv_gather(
             gather_image(u, m_at + (n - first) * windows * F, positions, cells, y, n * R * S * F, Q, F, TH, TW, R, S)
 
 
-@shared
-def conv_adjoint(
-    part, low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, values, run, KV, at,
-):
-    """Adjoint of the convolution: all windows' values, then each run of KW·C `values` added where it came from.
-
-    `weight_t` holds the filters as (F, KH, run), in rows of KV values, with zeros after the values of a run. The padded
-    image lies in `u` from `at` on. Runs next to each other overlap; taking those that do not together, no sum waits for another.
-    """
-    row = (W + 2 * PW) * C
-    apart = -(-values // (SW * C))
-    for n in range(low, high):
-        product(0, P * Q, offsets, b, n * P * Q * F, 1, 0, 1, 0, F, 1, weight_t, 0, KV, zeros, False, u, 0, KV, KV)
-        u[at:at + (H + 2 * PH) * row] = 0
-        for p in range(P):
-            for k in range(KH):
-                for first in range(min(apart, Q)):
-                    for q in range(first, Q, apart):
-                        to, of = at + (p * SH + k) * row + q * SW * C, (p * Q + q) * KV + k * run
-                        for z in range(0, values - 15, 16):
-                            add_sixteen(u, to + z, u, of + z)
-                        for z in range(values // 16 * 16, values - 3, 4):
-                            add_four(u, to + z, u, of + z)
-                        for z in range(values // 4 * 4, values):
-                            u[to + z] += u[of + z]
-        for i in range(H):
-            copy(x, (n * H + i) * W * C, u, at + (PH + i) * row + PW * C, W * C)
-
-
 @compiled
 def add_rows(b, low, high, C, total):
     """Add the rows ``low`` to ``high`` of `b`, C values each, to `total`."""
@@ -180,6 +151,42 @@ def add_rows(b, low, high, C, total):
     for r in range(high - (high - low) % 4, high):
         for c in range(C):
             total[c] += b[r * C + c]
+
+
+@shared
+def conv_adjoint(
+    part, low, high, u, b, offsets, weight_t, zeros, x, H, W, C, KH, KW, SH, SW, PH, PW, P, Q, F, values, run, KV, at,
+):
+    """Adjoint of the convolution: all windows' values, then each run of KW·C `values` added where it came from.
+
+    `weight_t` holds the filters as (F, KH, run), in rows of KV values, with zeros after the values of a run. The padded
+    image lies in `u` from `at` on, and `F` sums at its end. Runs next to each other overlap; taking those that do not together,
+    no sum waits for another.
+    """
+    row = (W + 2 * PW) * C
+    apart = -(-run // (SW * C))
+    total = u[len(u) - F:]
+    for n in range(low, high):
+        product(0, P * Q, offsets, b, n * P * Q * F, 1, 0, 1, 0, F, 1, weight_t, 0, KV, zeros, False, u, 0, KV, KV)
+        if values < run:
+            # Zero times infinity is not zero, but infinities are rare, and writing zeros takes long.
+            total[:] = 0
+            add_rows(b, n * P * Q, (n + 1) * P * Q, F, total)
+            if not np.isfinite(total).all():
+                for k in range(P * Q * KH):
+                    u[k // KH * KV + k % KH * run + values:k // KH * KV + (k % KH + 1) * run] = 0
+        u[at:at + (H + 2 * PH) * row + run] = 0
+        for p in range(P):
+            for k in range(KH):
+                for first in range(min(apart, Q)):
+                    for q in range(first, Q, apart):
+                        to, of = at + (p * SH + k) * row + q * SW * C, (p * Q + q) * KV + k * run
+                        for z in range(0, run - 15, 16):
+                            add_sixteen(u, to + z, u, of + z)
+                        for z in range(run // 16 * 16, run, 4):
+                            add_four(u, to + z, u, of + z)
+        for i in range(H):
+            copy(x, (n * H + i) * W * C, u, at + (PH + i) * row + PW * C, W * C)
 
 
 @shared

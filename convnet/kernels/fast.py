@@ -163,7 +163,7 @@ class FastKernels(ReferenceKernels):
         args = (_flat(b), _lattice((rows * columns, filters)), self._transposed(runs.reshape(-1, filters)),
                 _zeros(k_v, b.dtype), _flat(x), *image, channels, kh, kw, *stride, *padding, rows,
                 columns, filters, kw * channels, run, k_v, rows * columns * k_v)
-        room = rows * columns * k_v + (image[0] + 2 * padding[0]) * (image[1] + 2 * padding[1]) * channels
+        room = rows * columns * k_v + (image[0] + 2 * padding[0]) * (image[1] + 2 * padding[1]) * channels + run + filters
         self._run(compiled.conv_adjoint, n, args, b.size * 8, room)
         return x
 
@@ -408,7 +408,8 @@ def _row(bias: Array | None, columns: int, dtype: Any) -> Array:
     """Return a bias of `columns` values, zeros for None, as whole vectors."""
     if bias is None:
         return _zeros(padded(columns, dtype.itemsize), dtype)
-    return _columns(np.broadcast_to(np.asarray(bias, dtype), (columns,)))
+    bias = np.asarray(bias, dtype)
+    return _columns(bias if bias.shape == (columns,) else np.broadcast_to(bias, (columns,)))
 
 
 def _alike(x: Array, weight: Array) -> tuple[Array, Array]:
