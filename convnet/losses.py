@@ -12,6 +12,7 @@ import numpy as np
 
 from convnet import kernels
 from convnet.kernels import array_module
+from convnet.kernels.reference import softmax_product
 from convnet.layers.activations import Sigmoid
 from convnet.layers.base import Layer
 from convnet.layers.softmax import Softmax, inner, softmax
@@ -138,13 +139,14 @@ class SoftmaxCrossEntropy(Loss):
         return kernels.of(z).cross_entropy_hessian_product(z, t)
 
     def _hessian_factor(self, z, labels, index):
-        p = softmax(z)
-        root = array_module(z).sqrt(p[:, index:index + 1])
-        direction = -p
-        direction[:, index] += 1
+        xp, p = array_module(z), softmax(z)
+        root = xp.sqrt(p[:, index:index + 1])
+        # 1 - p_c is the sum of the others, which does not become 0 as p_c comes near 1.
+        chosen = xp.arange(z.shape[1]) == index
+        direction = xp.where(chosen, xp.where(chosen, 0, p).sum(axis=1, keepdims=True), -p)
 
         def derivative(t):
-            return root * (0.5 * inner(direction, t) * direction - p * (t - inner(p, t)))
+            return root * (0.5 * inner(direction, t) * direction - softmax_product(p, t))
 
         return root * direction, derivative
 
@@ -193,22 +195,27 @@ class BinaryCrossEntropy(Loss):
         return (high + xp.log(xp.exp(-high) + xp.exp(z - high)) - labels * z).sum(axis=-1)
 
     def _gradient(self, z, labels):
-        return self._p(z) - labels
+        p, rest = self._p(z)
+        return array_module(z).where(labels > 0.5, (1 - labels) - rest, p - labels)
 
     def _hessian_product(self, z, labels, t):
-        p = self._p(z)
-        return p * (1 - p) * t
+        p, rest = self._p(z)
+        return p * rest * t
 
     def _hessian_factor(self, z, labels, index):
-        p = self._p(z)[:, index:index + 1]
-        root = array_module(z).sqrt(p * (1 - p))
+        p, rest = (each[:, index:index + 1] for each in self._p(z))
+        root = array_module(z).sqrt(p * rest)
         unit = array_module(z).zeros_like(z)
         unit[:, index] = 1
-        return root * unit, lambda t: 0.5 * root * (1 - 2 * p) * unit * t
+        return root * unit, lambda t: 0.5 * root * (rest - p) * unit * t
 
     @staticmethod
-    def _p(z: Array) -> Array:
-        return 0.5 + 0.5 * array_module(z).tanh(0.5 * z)
+    def _p(z: Array) -> tuple[Array, Array]:
+        """Return ``p`` and ``1 - p``, both to full precision."""
+        xp = array_module(z)
+        e = xp.exp(xp.where(z.real > 0, -z, z))
+        large, small = 1 / (1 + e), e / (1 + e)
+        return xp.where(z.real > 0, large, small), xp.where(z.real > 0, small, large)
 
 
 class ScaleInvariantCost(Loss):

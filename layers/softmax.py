@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convnet import kernels
+from convnet.kernels.reference import softmax_product
 from convnet.layers.base import Array, Layer, Record
 
 
@@ -27,8 +28,7 @@ class Softmax(Layer):
 
     def backward(self, b: Array, record: Record) -> Array:
         """Return ``y (b - y·b)``."""
-        y = record.output
-        return y * (b - inner(y, b))
+        return softmax_product(record.output, b)
 
     def curvature(self, t: Array, b: Array, record: Record) -> Array:
         """Return ``J (b t - (y·t) b - (y·b) t)``."""

@@ -22,6 +22,7 @@
 #define __syncthreads() shim::barrier()
 
 using std::exp;
+using std::log1p;
 using std::log;
 using std::sqrt;
 

@@ -193,6 +193,18 @@ def test_softmax_cross_entropy(cupy, order, dtype, rows, classes):
     close(gpu().cross_entropy_hessian_product(on[0], on[2]), reference.cross_entropy_hessian_product(z, t), scale=1.0)
 
 
+def test_softmax_cross_entropy_of_what_is_sure(cupy, order):
+    z, t = signed(1, 6, 40, dtype="float32"), signed(2, 6, 40, dtype="float32")
+    z[np.arange(6), [0, 7, 31, 32, 39, 20]] = z.max() + np.array([2, 8, 16, 20, 40, 60], "f")
+    labels = (z == z.max(axis=1, keepdims=True)).astype("f")
+    wide = [a.astype("float64") for a in (z, labels, t)]
+    on = [cupy.asarray(a) for a in (z, labels, t)]
+    for name, which in (("cross_entropy", (0, 1)), ("cross_entropy_gradient", (0, 1)), ("cross_entropy_hessian_product", (0, 2))):
+        found = getattr(gpu(), name)(*(on[i] for i in which))
+        expected = getattr(reference, name)(*(wide[i] for i in which))
+        np.testing.assert_allclose(found.get(), expected, rtol=2e-4 if name.endswith("product") else 1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("a_transposed", [False, True])
 @pytest.mark.parametrize("b_transposed", [False, True])
