@@ -116,6 +116,13 @@ def default_loss(net: Network) -> Loss:
     return SoftmaxCrossEntropy() if net.head is None else SquaredError()
 
 
+def check_classes(net: Network) -> None:
+    """Raise ValueError if the network has a single output, which is the largest whatever it is."""
+    if net.root.output_shape[0] < 2:
+        raise ValueError("the network has one output, and errors are counted by the largest of several: give it one output for "
+                         "each class, two for two")
+
+
 def class_ids(labels: Array) -> Array:
     """Return class ids (N,) of ids or of label vectors (N, K)."""
     return labels if labels.ndim == 1 else labels.argmax(axis=1)
@@ -143,6 +150,7 @@ def _errors(net: Network, images: Array, labels: Array, batch_size: int,
     Everything is counted on the network's device and read at the end: to read each number would be to wait for it.
     """
     images, labels = _checked(net, images, labels)
+    check_classes(net)
     whole_number("batch_size", batch_size, 1)
     xp, right, finite = net.xp, [], True
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

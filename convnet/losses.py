@@ -43,10 +43,12 @@ class Loss:
     readout: type[Layer] | None = None
 
     def __init__(self, class_weights: Sequence[float] | None = None):
-        self.class_weights = None if class_weights is None else np.asarray(class_weights, float)
+        self.class_weights = None if class_weights is None else np.array(class_weights, float)
         if self.class_weights is not None and not (np.isfinite(self.class_weights).all() and (self.class_weights >= 0).all()):
             raise ValueError(f"class_weights is {class_weights!r}; it must hold finite numbers, at least 0")
-        self._sent: Array | None = None
+        if self.class_weights is not None:
+            self.class_weights.flags.writeable = False
+        self._sent: tuple[Array | None, Array | None] = None, None
 
     def __repr__(self) -> str:
         weights = "" if self.class_weights is None else f"class_weights={self.class_weights.tolist()}"
@@ -60,9 +62,11 @@ class Loss:
         if len(self.class_weights) != labels.shape[1]:
             raise ValueError(f"class_weights has {len(self.class_weights)} entries, but there are {labels.shape[1]} classes")
         # Sent to a device once, not with every step.
-        if self._sent is None or array_module(self._sent) is not xp or self._sent.dtype != labels.dtype:
-            self._sent = xp.asarray(self.class_weights, labels.dtype)
-        return (labels * self._sent).sum(axis=1, keepdims=True)
+        given, sent = self._sent
+        if sent is None or given is not self.class_weights or array_module(sent) is not xp or sent.dtype != labels.dtype:
+            sent = xp.asarray(self.class_weights, labels.dtype)
+            self._sent = self.class_weights, sent
+        return (labels * sent).sum(axis=1, keepdims=True)
 
     def check_labels(self, labels: Array) -> None:
         """Raise ValueError if label vectors (N, K) are not what the loss is defined for. Any are, unless a subclass says."""
@@ -187,6 +191,12 @@ class BinaryCrossEntropy(Loss):
     """
 
     readout = Sigmoid
+
+    def check_labels(self, labels: Array) -> None:
+        """Raise ValueError unless all labels are probabilities."""
+        least, most = float(labels.min()), float(labels.max())
+        if not 0 <= least <= most <= 1:
+            raise ValueError(f"labels lie between {least:.6g} and {most:.6g}; the cross-entropy of sigmoids needs probabilities")
 
     def _value(self, z, labels):
         # log(1 + e^z) - l z, with the larger exponent taken out so that nothing overflows.

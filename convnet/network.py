@@ -13,6 +13,7 @@ from convnet.batch import real_array
 from convnet.devices import array_library
 from convnet.layers.base import Builder, Container, Layer, Record, join, real_number, whole_number
 from convnet.layers.containers import Sequential, checked_layers
+from convnet.layers.scale_invariant import ScaleInvariantClassifier
 from convnet.names import lookup
 from convnet.passes.walk import check_shape, inference
 
@@ -44,8 +45,6 @@ class Network:
     ----------
     parameters : mapping of str to array
         "0.weight", "0.bias", ..., views into `vector`: change them in place.
-    vector : array
-        All parameters, one after the other.
     root : Sequential
         The layers as one layer.
     body, head : Sequential, Layer or None
@@ -75,12 +74,20 @@ class Network:
         self.generator = np.random.default_rng(self_seed)
 
         self.root = Sequential(checked_layers("layers", layers))
-        self.root.attach(self.input_shape, Builder(np.random.default_rng(weights_seed), self.dtype, initialization))
-        if len(self.root.output_shape) != 1:
-            raise ValueError(f"the last layer gives {self.root.output_shape}; a network must end in flat outputs (K,)")
+        try:
+            self.root.attach(self.input_shape, Builder(np.random.default_rng(weights_seed), self.dtype, initialization))
+            if len(self.root.output_shape) != 1:
+                raise ValueError(f"the last layer gives {self.root.output_shape}; a network must end in flat outputs (K,)")
+            self._check_last()
+        except BaseException:
+            # The layers are free again, for the list that is put right.
+            _release(self.root)
+            raise
         self.head = self.root.layers[-1] if self.root.layers[-1].readout and len(self.root.layers) > 1 else None
         self.body = self.root if self.head is None else _joined(self.root.layers[:-1])
 
+        # Counts the changes of what each layer's rate is, for optimisers that have been started.
+        self.rate_changes = 0
         self.paths: dict[Layer, str] = {}
         for index, (path, layer) in enumerate(self.root.leaves()):
             self.paths[layer], layer.index = path, index
@@ -89,6 +96,24 @@ class Network:
         self.freeze(*frozen)
         for path, values in (coefficients or {}).items():
             self.set_coefficients(path, **values)
+
+    def _check_last(self) -> None:
+        """Raise ValueError if the network ends in a readout inside a chain, where no loss would find it."""
+        last = self.root.layers[-1]
+        while type(last) is Sequential and last.layers:
+            last = last.layers[-1]
+            if last.readout or isinstance(last, ScaleInvariantClassifier):
+                raise ValueError(f"the network ends in a {type(last).__name__} inside a Sequential: put that layer into the "
+                                 "network's own list, last, so that losses know of it")
+
+    @property
+    def vector(self) -> Array:
+        """All parameters, one after the other; setting it copies the values."""
+        return self._vector
+
+    @vector.setter
+    def vector(self, values: Array) -> None:
+        self._vector[...] = values
 
     def _adopt_parameters(self) -> None:
         """Move all parameters into one vector, and all arrays to the device."""
@@ -100,7 +125,7 @@ class Network:
         for path, (_, _, array) in sorted(arrays.items(), key=lambda item: item[1][2].dtype.kind != "c"):
             starts[path] = size
             size += array.view(self.dtype).size
-        self.vector = self.xp.empty(size, self.dtype)
+        self._vector = self.xp.empty(size, self.dtype)
         self._layout: dict[str, tuple[slice, np.dtype, tuple[int, ...]]] = {
             path: (slice(starts[path], starts[path] + array.view(self.dtype).size), array.dtype, array.shape)
             for path, (_, _, array) in arrays.items()
@@ -169,6 +194,7 @@ class Network:
     def _set_frozen(self, paths: Sequence[str], frozen: bool) -> None:
         for layer in [layer for path in paths for layer in self.layers_at(path)]:
             layer.frozen = frozen
+        self.rate_changes += 1
 
     def set_coefficients(self, path: str, learning_rate: float = 1.0, bias: float = 1.0) -> None:
         """Multiply the learning rate of the layers at `path` by `learning_rate`, that of their biases by `bias` too."""
@@ -176,6 +202,7 @@ class Network:
         bias = real_number("bias", bias, 0.0)
         for layer in self.layers_at(path):
             layer.learning_rate_coefficient, layer.bias_coefficient = learning_rate, bias
+        self.rate_changes += 1
 
     @property
     def rate_vector(self) -> Array | None:
@@ -380,6 +407,13 @@ def _shape(input_shape: Any) -> tuple[int, ...]:
     if not shape:
         raise ValueError("input_shape is (); it must be (H, W, C) or (D,)")
     return shape
+
+
+def _release(layer: Layer) -> None:
+    """Make a layer, and those inside, fresh again."""
+    layer.input_shape = None
+    for _, child in layer.children() if isinstance(layer, Container) else ():
+        _release(child)
 
 
 def _joined(layers: Iterable[Layer]) -> Sequential:

@@ -58,15 +58,19 @@ class Optimizer:
     # --- use ----------------------------------------------------------------------------------------------------------
 
     def start(self, net: Network) -> None:
-        """Forget what was before and make the buffers for `net`, with the layers frozen that are so now."""
+        """Forget what was before and make the buffers for `net`."""
         self._vector = net.vector
         xp = kernels.array_module(net.vector)
         self.steps = 0
         self._state = {name: xp.zeros_like(net.vector) for name in self.buffers}
         self._mask = net.decay_mask if self.weight_decay or self.l1 else None
-        self._rates = net.rate_vector
+        self.follow(net)
         # For penalised gradients, and two for whatever the method needs.
         self._free = [xp.empty_like(net.vector) for _ in range(3)]
+
+    def follow(self, net: Network) -> None:
+        """Take over which layers are frozen now, and their coefficients."""
+        self._rates, self._rate_changes = net.rate_vector, net.rate_changes
 
     def update(self, net: Network, step: Step, learning_rate: float | None = None) -> None:
         """Move the parameters of `net` by one step.
@@ -82,6 +86,8 @@ class Optimizer:
         """
         if self._vector is not net.vector:
             self.start(net)
+        if self._rate_changes != net.rate_changes:
+            self.follow(net)
         rate = self.learning_rate if learning_rate is None else learning_rate
         xp = kernels.array_module(net.vector)
         self.steps += 1
@@ -226,7 +232,8 @@ class _Adaptive(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real_number("epsilon", self.epsilon, 0.0)
+        if real_number("epsilon", self.epsilon, 0.0) == 0:
+            raise ValueError("epsilon is 0; it must be positive: parameters whose gradient is 0 would be divided by it")
         flag("epsilon_inside", self.epsilon_inside)
 
     def root(self, square: Array, out: Array, xp: Any) -> Array:

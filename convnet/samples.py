@@ -9,7 +9,7 @@ import numpy as np
 
 from convnet.batch import Batch, check_samples, targets
 from convnet.data.loader import prefetch
-from convnet.evaluation import class_ids
+from convnet.evaluation import check_classes, class_ids
 from convnet.layers.base import whole_number
 from convnet.layers.batchnorm import Normalize
 
@@ -53,6 +53,7 @@ class Samples:
         self.augmentation = augmentation
         self.images, labels, test_images, test_labels = _parts(dataset)
         self.targets = _checked(net, "training", self.images, labels)
+        check_classes(net)
         self.ids = class_ids(self.targets)
         self.tangents = tangents
         if tangents is not None:

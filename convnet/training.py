@@ -111,14 +111,16 @@ def train(
     checkpoint_folder : path, optional
         Where a checkpoint is written at the start and after every epoch, and ``history.csv`` and ``history.json`` with
         it. If there is one of this run, training goes on from it, to the same weights, bit for bit, as without an
-        interruption. More epochs than before continue a finished run.
+        interruption, whatever weights `net` has now: one that starts from other weights (fine-tuning) needs a folder of its
+        own. More epochs than before continue a finished run.
     test_every : int
         The test error is measured after every so many epochs, and after the last. Small training sets take less time
         than the test images do.
     progress : bool or str, optional
         Whether to show a progress bar; by default, and with a label for it, if standard error is a terminal.
     callback : callable, optional
-        Called as ``callback(net, epoch)`` after each epoch, with what the history says of it.
+        Called as ``callback(net, epoch)`` after each epoch, with what the history says of it. It may freeze and unfreeze
+        layers. With a checkpoint folder it must not change the network: the checkpoint has been written before.
 
     Returns
     -------
@@ -200,7 +202,12 @@ def train(
                 checkpoint.save(net, optimizer, shuffler, history)
             bar.epoch_done(history[-1])
             if callback is not None:
+                changes = net.rate_changes
                 callback(net, history[-1])
+                if device is not None and net.rate_changes != changes:
+                    optimizer.follow(net)
+                    with memory_errors(batch_size):
+                        device = device_epochs(net, algorithm, optimizer, loss, samples)
     return TrainingResult(net, history)
 
 

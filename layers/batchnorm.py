@@ -143,6 +143,8 @@ class BatchNorm(Container):
     def __post_init__(self) -> None:
         self.momentum = real_number("momentum", self.momentum, 0.0, 1.0)
         self.epsilon = real_number("epsilon", self.epsilon, 0.0)
+        if self.epsilon == 0:
+            raise ValueError("epsilon is 0; it must be positive: a channel of one value would be divided by it")
         self._normalize, self._scale = Normalize(self.momentum, self.epsilon), Scale()
 
     def children(self) -> Iterator[tuple[str, Layer]]:

@@ -42,7 +42,7 @@ class AdversarialTraining(Algorithm):
     fast: bool = False
 
     def __post_init__(self) -> None:
-        checked_coefficient("epsilon", self.epsilon)
+        object.__setattr__(self, "epsilon", checked_coefficient("epsilon", self.epsilon))
         checked_norm(self.norm)
         flag("fast", self.fast)
 

@@ -286,7 +286,7 @@ def norm_penalty(v: Array, r: int) -> tuple[Array, Array]:
 
 
 def checked_coefficient(name: str, value: float) -> float:
-    """Return `value` as a float; raise ValueError unless it is a finite number of at least 0."""
+    """Return `value` as a Python float, which adapts to any number type; raise ValueError unless it is finite and at least 0."""
     return real_number(name, value, 0.0)
 
 

@@ -101,7 +101,7 @@ class JacobianRegularizer(Penalty):
     projections: int | None = None
 
     def __post_init__(self) -> None:
-        checked_coefficient("strength", self.strength)
+        object.__setattr__(self, "strength", checked_coefficient("strength", self.strength))
         checked_place(self.at)
         if self.projections is not None:
             whole_number("projections", self.projections, 1)
@@ -154,7 +154,7 @@ class HessianFrobenius(Penalty):
     variant: str | None = None
 
     def __post_init__(self) -> None:
-        checked_coefficient("strength", self.strength)
+        object.__setattr__(self, "strength", checked_coefficient("strength", self.strength))
         if self.variant not in (None, "db1", "db2"):
             raise ValueError(f"variant is {self.variant!r}; it must be None, 'db1' or 'db2'")
 

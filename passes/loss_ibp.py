@@ -44,7 +44,7 @@ class LossIBP(InputGradientPenalty):
     exact: bool = False
 
     def __post_init__(self) -> None:
-        checked_coefficient("beta", self.beta)
+        object.__setattr__(self, "beta", checked_coefficient("beta", self.beta))
         checked_norm(self.norm)
         flag("exact", self.exact)
 
@@ -75,7 +75,7 @@ class DoubleBackprop(InputGradientPenalty):
     exact = True
 
     def __post_init__(self) -> None:
-        checked_coefficient("strength", self.strength)
+        object.__setattr__(self, "strength", checked_coefficient("strength", self.strength))
 
     @property
     def coefficient(self) -> float:

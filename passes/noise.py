@@ -23,7 +23,7 @@ class NoiseInjection(Algorithm):
     sigma: float
 
     def __post_init__(self) -> None:
-        checked_coefficient("sigma", self.sigma)
+        object.__setattr__(self, "sigma", checked_coefficient("sigma", self.sigma))
 
     def schedule(self, run: Run) -> Step:
         """Passes 1 and 2 at the noisy inputs."""

@@ -53,7 +53,7 @@ class PredictionIBP(Penalty):
     needs_input_gradient = True
 
     def __post_init__(self) -> None:
-        checked_coefficient("beta", self.beta)
+        object.__setattr__(self, "beta", checked_coefficient("beta", self.beta))
         checked_norm(self.norm)
         checked_place(self.at)
         flag("exact", self.exact)

@@ -64,7 +64,7 @@ class TangentProp(InputGradientPenalty):
     exact: bool = False
 
     def __post_init__(self) -> None:
-        checked_coefficient("beta", self.beta)
+        object.__setattr__(self, "beta", checked_coefficient("beta", self.beta))
         checked_norm(self.norm)
         flag("fast", self.fast)
         flag("exact", self.exact)

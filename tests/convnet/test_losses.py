@@ -67,6 +67,22 @@ def test_the_binary_cross_entropy_keeps_its_precision():
         np.testing.assert_allclose(loss.hessian_factor(single, t, c)[0][:, c], np.sqrt(p * rest)[:, c], rtol=1e-5)
 
 
+def test_class_weights_belong_to_the_loss():
+    given = np.array([1.0, 2.0])
+    loss, labels = SoftmaxCrossEntropy(given), np.eye(2)
+    given[:] = 7
+    np.testing.assert_array_equal(loss.weights(labels)[:, 0], [1, 2])
+    with pytest.raises(ValueError, match="read-only"):
+        loss.class_weights[0] = 5
+    loss.class_weights = np.array([3.0, 4.0])
+    np.testing.assert_array_equal(loss.weights(labels)[:, 0], [3, 4])
+
+
+def test_the_cross_entropy_of_sigmoids_takes_probabilities_only():
+    with pytest.raises(ValueError, match="labels lie between 0 and 5; the cross-entropy of sigmoids needs probabilities"):
+        BinaryCrossEntropy().check_labels(np.array([[0.0, 5.0]]))
+
+
 def test_label_vectors_that_are_not_of_one_class_are_followed():
     rng = np.random.default_rng(1)
     z, labels = 3 * rng.standard_normal((4, 5)), rng.uniform(0, 1, (4, 5))

@@ -8,7 +8,8 @@ import pytest
 
 from convnet import Batch, Network, layers
 from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Layer, ReLU, Residual, Sequential
-from convnet.passes import LossIBP
+from convnet.losses import SoftmaxCrossEntropy
+from convnet.passes import HessianFrobenius, JacobianRegularizer, LossIBP
 from convnet.testing import check_algorithm
 
 X = np.random.default_rng(0).standard_normal((5, 6, 6, 1))
@@ -263,3 +264,37 @@ def test_batches_refuse_what_no_network_takes(parts, message):
 def test_batches_take_lists():
     batch = Batch([[1.0, 2.0], [3.0, 4.0]], [0, 1], [[[1.0, 0.0]], [[0.0, 1.0]]])
     assert batch.images.shape == (2, 2) and batch.labels.shape == (2,) and batch.tangents.shape == (2, 1, 2)
+
+
+def test_layers_of_a_network_that_cannot_be_are_free_for_the_next():
+    parts = [Conv(3, 3), BatchNorm(), Dense(3)]
+    with pytest.raises(ValueError, match="put Flatten"):
+        Network(parts, (6, 6, 1))
+    net = Network([*parts[:2], Flatten(), parts[2]], (6, 6, 1))
+    assert net.forward(np.ones((1, 6, 6, 1))).shape == (1, 3)
+
+
+@pytest.mark.parametrize("last", [layers.Softmax(), layers.Sigmoid(), layers.ScaleInvariantClassifier(3)], ids=str)
+def test_a_readout_inside_of_a_chain_is_refused(last):
+    inner = [Dense(4)] if isinstance(last, layers.ScaleInvariantClassifier) else [Dense(3)]
+    with pytest.raises(ValueError, match=f"ends in a {type(last).__name__} inside a Sequential"):
+        Network([ReLU(), Sequential([ReLU(), Sequential([*inner, last])])], (5,))
+
+
+def test_setting_the_vector_sets_the_parameters():
+    net = Network([Dense(3)], (4,))
+    net.vector = net.vector * 0 + 2
+    net.vector += 1
+    assert (net.parameters["0.weight"] == 3).all() and (net.forward(np.ones((1, 4))) == 15).all()
+    with pytest.raises(ValueError, match="broadcast"):
+        net.vector = np.zeros(7)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_coefficients_of_any_number_type_leave_the_networks_type(kind):
+    net = Network([Dense(3), ReLU(), Dense(2)], (4,))
+    batch = Batch(np.ones((2, 4), "f"), np.array([0, 1]))
+    loss = SoftmaxCrossEntropy()
+    for algorithm in (LossIBP(kind(1), exact=True), HessianFrobenius(kind(1)), JacobianRegularizer(kind(1))):
+        step = algorithm.gradients(net, loss, batch)
+        assert {step.loss.dtype, step.objective.dtype, step.flat_gradient.dtype} == {np.dtype("float32")}

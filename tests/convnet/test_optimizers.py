@@ -212,3 +212,9 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing():
 def test_options_out_of_range_are_named(make, name):
     with pytest.raises(ValueError, match=name):
         make()
+
+
+@pytest.mark.parametrize("kind", [AdaGrad, RMSProp, Adam])
+def test_an_epsilon_of_zero_is_refused(kind):
+    with pytest.raises(ValueError, match="epsilon is 0; it must be positive"):
+        kind(0.1, epsilon=0)

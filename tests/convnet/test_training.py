@@ -8,9 +8,10 @@ import pytest
 
 from convnet import Batch, Network, train
 from convnet.data import Augmentation, Dataset
+from convnet.evaluation import error_rate
 from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU, Softmax
-from convnet.losses import SoftmaxCrossEntropy, SquaredError
-from convnet.optimizers import SGD
+from convnet.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from convnet.optimizers import SGD, Adam
 from convnet.passes import Backprop, JacobianRegularizer, LossIBP
 from convnet.schedules import Exponential
 from convnet.training import NonFiniteLossError
@@ -288,3 +289,30 @@ def test_the_bar_is_on_terminals_only(capsys):
     shown = capsys.readouterr().err
     for part in ("epoch 1/2", "epoch 2/2", "loss 1.", "penalty 0,", "error ", "test ", "100%", "left"):
         assert part in shown
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), SGD(0.1, weight_decay=0.1), Adam(0.01)], ids=str)
+def test_a_callback_may_freeze_and_unfreeze_layers(optimizer):
+    net, seen = make_net(), []
+
+    def callback(net, epoch):
+        seen.append((net.parameters["0.weight"].copy(), net.parameters["7.weight"].copy()))
+        if epoch.epoch == 1:
+            net.freeze("0")
+        if epoch.epoch == 2:
+            net.unfreeze("0")
+            net.set_coefficients("7", learning_rate=0)
+
+    train(net, DATASET, Backprop(), optimizer, epochs=3, batch_size=8, callback=callback)
+    (first, _), (second, last), (third, same) = seen
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(third - second).max() > 1e-6
+    np.testing.assert_array_equal(last, same)
+
+
+def test_a_network_with_one_output_has_no_errors_to_count():
+    net = Network([Flatten(), Dense(1)], (4, 4, 1))
+    with pytest.raises(ValueError, match="the network has one output, and errors are counted by the largest of several"):
+        train(net, (IMAGES.astype("f"), np.ones((19, 1))), Backprop(), SGD(0.1), loss=BinaryCrossEntropy())
+    with pytest.raises(ValueError, match="the network has one output"):
+        error_rate(net, IMAGES.astype("f"), np.ones((19, 1)))
