@@ -404,16 +404,14 @@ def load_run(file: Path, settings: dict[str, Any]) -> Run | None:
 
 def _check_errors(run: Run) -> None:
     """Raise ValueError or TypeError unless all errors are fractions, one for each level."""
-    stopped = run.test_error is None
-    if not (isinstance(run.problem, str) if stopped else run.problem is None):
+    if not (isinstance(run.problem, str) if run.test_error is None else run.problem is None):
         raise ValueError(f"test_error is {run.test_error!r} with problem = {run.problem!r}")
-    for name, errors, levels in (("test_error", [] if stopped else [run.test_error], [] if stopped else [0.0]),
-                                 ("noise_errors", run.noise_errors, run.levels.sigmas),
+    for name, errors, levels in (("noise_errors", run.noise_errors, run.levels.sigmas),
                                  ("fgsm_errors", run.fgsm_errors, run.levels.epsilons)):
         if len(errors) != len(levels):
             raise ValueError(f"{name} holds {len(errors)} errors for {len(levels)} levels")
-        for error in errors:
-            real_number(name, error, 0.0, 1.0, open_high=False)
+    for error in (0.0 if run.test_error is None else run.test_error, *run.noise_errors, *run.fgsm_errors):
+        real_number("error", error, 0.0, 1.0, open_high=False)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

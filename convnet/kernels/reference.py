@@ -223,8 +223,9 @@ def softmax_product(p: Array, t: Array) -> Array:
 
     The sum of each row is 0. There the difference is one of nearly equal numbers as `p` comes near 1.
     """
-    product = array_module(p).where(is_largest(p), 0, p * (t - (p * t).sum(axis=-1, keepdims=True)))
-    return array_module(p).where(is_largest(p), -product.sum(axis=-1, keepdims=True), product)
+    xp, largest = array_module(p), is_largest(p)
+    others = xp.where(largest, 0, p * (t - (p * t).sum(axis=-1, keepdims=True)))
+    return xp.where(largest, -others.sum(axis=-1, keepdims=True), others)
 
 
 class GradientSum:

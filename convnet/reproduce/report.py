@@ -16,6 +16,8 @@ from convnet.reproduce.notes import facts_of, missing_of, notes_of
 from convnet.reproduce.store import Store
 from convnet.reproduce.tables import COLUMNS, Table, line_of, raw_columns, raw_rows, robustness_tables
 
+# What stands for a paper in an experiment that is not from one.
+OURS = "ours"
 # What the numbers of the papers stand for, see `Definition.paper`.
 PAPERS = {
     "000": "S. Demyanov, J. Bailey, R. Kotagiri, C. Leckie: Invariant backpropagation: how to train a "
@@ -109,20 +111,16 @@ def write(report: Report, folder: Path) -> list[Path]:
     return [page, markdown, raw, *(path for _, path in images)]
 
 
-def _is_ours(definition: Definition) -> bool:
-    """Whether the experiment is not from a paper."""
-    return definition.paper not in PAPERS
-
-
 def _heading(definition: Definition) -> str:
-    if _is_ours(definition):
+    if definition.paper == OURS:
         return f"{definition.shows}, an experiment of our own"
-    return f"{definition.shows}, section {definition.section} of paper {definition.paper} ({PAPERS[definition.paper]})"
+    who = f" ({PAPERS[definition.paper]})" if definition.paper in PAPERS else ""
+    return f"{definition.shows}, section {definition.section} of paper {definition.paper}{who}"
 
 
 def _sections(report: Report) -> list[tuple[str, list[str]]]:
     definition = report.definition
-    ours = _is_ours(definition)
+    ours = definition.paper == OURS
     return [(title, lines) for title, lines in (
         ("How to read this", report.notes), ("What is expected" if ours else "What the paper says", list(definition.claims)),
         ("How it is set up" if ours else "What the paper leaves open, and what was assumed", list(definition.assumptions)),

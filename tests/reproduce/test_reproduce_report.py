@@ -79,6 +79,9 @@ def test_what_is_ours_is_not_put_into_a_papers_mouth(tmp_path):
     assert "## What the paper says" in text and "## What the paper leaves open" in text
     text = write(build(ours, store), tmp_path / "out")[1].read_text()
     assert "Table 1, an experiment of our own. " in text
+    other = find(str(write_tiny(tmp_path, TINY.replace("001/002", "by Smith"))))
+    heading = write(build(other, store), tmp_path / "out")[1].read_text().splitlines()[2]
+    assert heading.startswith("Table 1, section 5.1 of paper by Smith. ")
     assert "What the paper" not in text
 
 
