@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 PRODUCTS = ("conv", "conv_relu_max_pool", "conv_gather", "conv_adjoint", "conv_weight_gradient", "conv_gradients", "dense",
-            "product")
+            "product", "dense_gradients")
 
 
 class CountingKernels:
@@ -30,8 +30,8 @@ class CountingKernels:
         def counted(a: Any, b: Any, *rest: Any) -> Any:
             result = method(a, b, *rest)
             self.products += 1
-            if name in ("dense", "product"):
-                self.operations += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+            if name in ("dense", "product", "dense_gradients"):
+                self.operations += 2 * a.size * b.shape[1]
             else:
                 self.operations += 2 * convolution_multiplications(name, a, b, rest, result)
             return result

@@ -81,6 +81,10 @@ class Loss:
         gradient = self._gradient(z, labels)
         return gradient if self.class_weights is None else self.weights(labels) * gradient
 
+    def value_and_gradient(self, z: Array, labels: Array) -> tuple[Array, Array]:
+        """Return `value` and `gradient`."""
+        return self.value(z, labels), self.gradient(z, labels)
+
     def hessian_product(self, z: Array, labels: Array, t: Array) -> Array:
         """Return ``H t`` with ``H = d²L/dz²`` of each sample, (N, K)."""
         product = self._hessian_product(z, labels, t)
@@ -132,6 +136,12 @@ class SoftmaxCrossEntropy(Loss):
         if float(least.min()) < 0:
             raise ValueError(f"labels of sample {int(least.argmin())} are in part negative; the cross-entropy of a softmax needs "
                              "label vectors of probabilities")
+
+    def value_and_gradient(self, z: Array, labels: Array) -> tuple[Array, Array]:
+        """Return `value` and `gradient`, which a device computes at once."""
+        if type(self) is not SoftmaxCrossEntropy or self.class_weights is not None:  # a subclass may mean other values
+            return super().value_and_gradient(z, labels)
+        return kernels.of(z).cross_entropy_and_gradient(z, labels)
 
     def _value(self, z, labels):
         return kernels.of(z).cross_entropy(z, labels)

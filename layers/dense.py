@@ -60,8 +60,8 @@ class Dense(Layer):
 
     def weight_gradients(self, a: Array, b: Array, constant: float = 1.0) -> dict[str, Array]:
         """Return ``a^T b`` and, for the bias, `constant` times the sum of `b`."""
-        gradients = {"weight": kernels.of(b).product(a.T, b)}
-        if self.bias and constant:
-            total = kernels.of(b).row_sum(b)
-            gradients["bias"] = total if constant == 1 else constant * total
-        return gradients
+        k = kernels.of(b)
+        if not (self.bias and constant):
+            return {"weight": k.product(a.T, b)}
+        gradient, total = k.dense_gradients(a, b)
+        return {"weight": gradient, "bias": total if constant == 1 else constant * total}

@@ -118,7 +118,8 @@ class Run:
         input_gradient : array, optional
         """
         net = self.net
-        flat, gradients = net.gradient_buffer()
+        flat = net.xp.empty_like(net.vector)
+        gradients = net.views(flat)
         total = kernels.of(flat).gradient_sum(flat, gradients)
 
         def write(layer: Layer, parts: dict[str, Array], scale: float) -> None:
@@ -278,11 +279,7 @@ def norm_penalty(v: Array, r: int) -> tuple[Array, Array]:
 
     For ``r = 1`` the derivative is ``sign(v)``, for ``r = 2`` it is `v` (papers 001/002, Eq. 6 and section 7.1).
     """
-    xp = kernels.array_module(v)
-    axes = tuple(range(1, v.ndim))
-    if r == 1:
-        return xp.abs(v).sum(axis=axes), xp.sign(v)
-    return (v * v).sum(axis=axes) / 2, v
+    return kernels.of(v).norm_penalty(v, r)
 
 
 def checked_coefficient(name: str, value: float) -> float:

@@ -66,21 +66,21 @@ class Objective:
     @cached_property
     def value(self) -> Array:
         """``L(z)`` of each sample, (N,)."""
-        return self.loss.value(self._head.value, self.labels)
+        return self._value_and_gradient_at_head[0]
 
     @cached_property
     def gradient(self) -> Array:
         """``dL/dz`` of each sample, (N, K): where the second pass starts."""
-        return self._head.backward(self._gradient_at_head)
+        return self._head.backward(self._value_and_gradient_at_head[1])
 
     @cached_property
-    def _gradient_at_head(self) -> Array:
-        return self.loss.gradient(self._head.value, self.labels)
+    def _value_and_gradient_at_head(self) -> tuple[Array, Array]:
+        return self.loss.value_and_gradient(self._head.value, self.labels)
 
     def hessian_product(self, t: Array) -> Array:
         """Return ``H t`` with ``H = d²L/dz²``: for a head ``J^T H_o J t + k(t, dL/do)``."""
         at_head = self.loss.hessian_product(self._head.value, self.labels, self._head.third(t))
-        curvature = self._head.curvature(t, self._gradient_at_head)
+        curvature = self._head.curvature(t, self._value_and_gradient_at_head[1])
         return self._head.backward(at_head) if curvature is None else self._head.backward(at_head) + curvature
 
     def readout(self, at: str) -> Readout:

@@ -5,7 +5,7 @@ therefore costs one product, not two. The products run after the passes, when it
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from convnet import kernels
@@ -29,9 +29,9 @@ def weight_gradients(terms: Sequence[Term], write: Callable[[Layer, dict[str, Ar
         coefficient, are to be added up.
     """
     for ups, downs in fused(terms):
-        for layer in dict.fromkeys(layer for _, trace in ups for layer in trace.factors if layer.trainable):
-            a, a_scale, constant = member(layer, ups)
-            b, b_scale, _ = member(layer, downs)
+        layers = list(dict.fromkeys(layer for _, trace in ups for layer in trace.factors if layer.trainable))
+        for layer, up, down in zip(layers, members(layers, ups), members(layers, downs), strict=True):
+            (a, a_scale, constant), (b, b_scale, _) = up, down
             if a is not None and b is not None:
                 write(layer, layer.weight_gradients(a, b, constant), a_scale * b_scale)
 
@@ -48,18 +48,21 @@ def fused(terms: Sequence[Term]) -> list[tuple[Combination, Combination]]:
     return [([(1.0, up)], down) for up, down in by_up.items()]
 
 
-def member(layer: Layer, combination: Combination) -> tuple[Array | None, float, float]:
-    """Return what reached `layer`, summed over the traces; a common coefficient; and the biases' constant input.
+def members(layers: Sequence[Layer], combination: Combination) -> Iterator[tuple[Array | None, float, float]]:
+    """Yield for each layer what reached it, summed over the traces; a common coefficient; and the biases' constant input.
 
     The array is None for zero. A single array is left as it is and its coefficient returned, which is cheaper to apply to
     the product.
     """
-    parts = [(coefficient, trace) for coefficient, trace in combination if layer in trace.factors]
-    if not parts:
-        return None, 0.0, 0.0
-    if len(parts) == 1:
-        ((coefficient, trace),) = parts
-        return trace.factors[layer], coefficient, trace.constant
-    arrays = [(coefficient, trace.factors[layer]) for coefficient, trace in parts]
-    constant = sum(coefficient * trace.constant for coefficient, trace in parts)
-    return kernels.of(arrays[0][1]).combination(arrays), 1.0, constant
+    parts = [[(coefficient, trace) for coefficient, trace in combination if layer in trace.factors] for layer in layers]
+    sums = [[(coefficient, trace.factors[layer]) for coefficient, trace in found]
+            for layer, found in zip(layers, parts, strict=True) if len(found) > 1]
+    computed = iter(kernels.of(sums[0][0][1]).combinations(sums) if sums else ())
+    for layer, found in zip(layers, parts, strict=True):
+        if not found:
+            yield None, 0.0, 0.0
+        elif len(found) == 1:
+            ((coefficient, trace),) = found
+            yield trace.factors[layer], coefficient, trace.constant
+        else:
+            yield next(computed), 1.0, sum(coefficient * trace.constant for coefficient, trace in found)

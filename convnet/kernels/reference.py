@@ -5,7 +5,7 @@ All of them also run on CuPy arrays. Shapes are channels-last; ``P, Q`` are the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ class ReferenceKernels:
         if bias is not None:
             y += bias
         return y
+
+    def dense_gradients(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Return ``a^T b`` and the `row_sum` of `b`."""
+        return self.product(a.T, b), self.row_sum(b)
 
     # --- convolution --------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,11 @@ class ReferenceKernels:
             total += coefficient * a
         return total
 
+    def combinations(self, sums: Sequence[Sequence[tuple[float, Array]]]) -> Iterator[Array]:
+        """Yield the `combination` of each of `sums`."""
+        # Each when it is asked for: it is still in the cache when it is used.
+        return map(self.combination, sums)
+
     def accumulate(self, target: Array, keep: float, coefficient: float, x: Array) -> None:
         """Replace `target` by ``keep · target + coefficient · x``."""
         if keep != 1:
@@ -177,6 +186,13 @@ class ReferenceKernels:
         penalty = 0 * loss if penalties is None else penalties.mean()
         return loss, penalty, loss + coefficient * penalty
 
+    def norm_penalty(self, v: Array, r: int) -> tuple[Array, Array]:
+        """Return ``(1/r) ‖v‖_r^r`` of each sample and its derivative in `v`, for `r` 1 or 2."""
+        xp, axes = array_module(v), tuple(range(1, v.ndim))
+        if r == 1:
+            return xp.abs(v).sum(axis=axes), xp.sign(v)
+        return (v * v).sum(axis=axes) / 2, v
+
     # --- softmax and randomness ---------------------------------------------------------------------------------------
 
     def softmax(self, x: Array) -> Array:
@@ -202,6 +218,10 @@ class ReferenceKernels:
         xp, p, largest = array_module(z), self.softmax(z), is_largest(z)
         others = xp.where(largest, 0, p).sum(axis=-1, keepdims=True)
         return xp.where(largest, (1 - labels) - others, p - labels)
+
+    def cross_entropy_and_gradient(self, z: Array, labels: Array) -> tuple[Array, Array]:
+        """Return `cross_entropy` and `cross_entropy_gradient`."""
+        return self.cross_entropy(z, labels), self.cross_entropy_gradient(z, labels)
 
     def cross_entropy_hessian_product(self, z: Array, t: Array) -> Array:
         """Return ``p (t - p·t)``."""
@@ -234,13 +254,14 @@ class GradientSum:
     Parameters
     ----------
     vector : array
-        Zeros; takes the sum.
+        Takes the sum, whatever it held before.
     parts : mapping of str to array
         Views of `vector`.
     """
 
     def __init__(self, vector: Array, parts: Mapping[str, Array]):
         self._vector, self._parts = vector, parts
+        vector.fill(0)
 
     def add(self, name: str, value: Array, scale: float) -> None:
         """Add ``scale · value`` to the part called `name`."""

@@ -97,15 +97,16 @@ def test_labels_and_images_may_live_on_either_side(cupy):
         np.testing.assert_array_equal(to_numpy(step.flat_gradient), to_numpy(steps[0].flat_gradient))
 
 
-def test_gradients_are_put_together_from_many_parts(cupy):
+@pytest.mark.parametrize("count", [0, 7, 10, 23])
+def test_gradients_are_put_together_from_many_parts(cupy, count):
     rng = np.random.default_rng(1)
     shapes = [(3, 2), (5,), (1, 4, 2), (7,), (2,), (3,), (4,), (6,), (1,), (2, 2)]
     sizes = [int(np.prod(shape)) for shape in shapes]
     starts = np.cumsum([0, *sizes])
-    products = [(k % len(shapes), rng.standard_normal(shapes[k % len(shapes)]), float(k - 3)) for k in range(23)]
+    products = [(k % len(shapes), rng.standard_normal(shapes[k % len(shapes)]), float(k - 3)) for k in range(count)]
     found = {}
     for name, xp in (("cpu", np), ("gpu", cupy)):
-        vector = xp.zeros(int(starts[-1]))
+        vector = xp.full(int(starts[-1]), np.nan)
         parts = {str(k): vector[int(starts[k]):int(starts[k + 1])].reshape(shape) for k, shape in enumerate(shapes)}
         total = kernels.of(vector).gradient_sum(vector, parts)
         for place, value, scale in products:
@@ -113,6 +114,15 @@ def test_gradients_are_put_together_from_many_parts(cupy):
         total.finish(0.25)
         found[name] = to_numpy(vector)
     np.testing.assert_allclose(found["gpu"], found["cpu"], rtol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5, 4, 2), (2, 300), (4, 256), (5,)])
+@pytest.mark.parametrize("r", [1, 2])
+def test_penalties_of_norms(cupy, shape, r):
+    v = np.random.default_rng(1).standard_normal(shape)
+    v.flat[0] = 0
+    for found, expected in zip(kernels.gpu().norm_penalty(cupy.asarray(v), r), kernels.cpu().norm_penalty(v, r), strict=True):
+        np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-13, strict=True)
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 257, 1000])

@@ -29,6 +29,18 @@ using std::sqrt;
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 
+static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
+
+// Blocks run one after the other.
+static inline unsigned atomicAdd(unsigned* place, unsigned more)
+{
+    unsigned before = *place;
+    *place += more;
+    return before;
+}
+
+static inline void __threadfence() {}
+
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);

@@ -68,7 +68,19 @@ def test_convolutions(cupy, library, only_cublas):
                                reference.conv_adjoint(b, weight, stride, padding, (6, 7)), atol=1e-13)
     np.testing.assert_allclose(to_numpy(gpu().conv_weight_gradient(on["x"], on["b"], (3, 2), stride, padding)),
                                reference.conv_weight_gradient(x, b, (3, 2), stride, padding), atol=1e-13)
-    assert library.count_of(PRODUCTS) == before + 3
+    for found, expected in zip(gpu().conv_gradients(on["x"], on["b"], (3, 2), stride, padding),
+                               reference.conv_gradients(x, b, (3, 2), stride, padding), strict=True):
+        np.testing.assert_allclose(to_numpy(found), expected, atol=1e-13)
+    assert library.count_of(PRODUCTS) == before + 4
+
+
+def test_gradients_of_dense_layers(cupy, library, only_cublas):
+    a, b = signed(0, 6, 5), signed(1, 6, 3)
+    before = library.count_of(PRODUCTS)
+    gradient, total = gpu().dense_gradients(cupy.asarray(a), cupy.asarray(b))
+    np.testing.assert_allclose(to_numpy(gradient), a.T @ b, atol=1e-13)
+    np.testing.assert_allclose(to_numpy(total), b.sum(axis=0), atol=1e-13)
+    assert library.count_of(PRODUCTS) == before + 1
 
 
 def test_a_new_stream_gets_the_workspace_again(cupy, library, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from convnet.kernels import gpu, to_numpy
 from convnet.kernels.cuda import products
 from convnet.kernels.reference import ReferenceKernels, random_bits, window_counts
-from tests.kernels_cuda import shim
+from tests.kernels_cuda import cupy_double, shim
 
 reference = ReferenceKernels()
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -33,9 +33,9 @@ def signed(seed, *shape, dtype="float64"):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def close(found, expected, scale=0.0):
+def close(found, expected, scale=0.0, dtype=None):
     """Check against NumPy: numbers to a few roundings of the largest (or of `scale`), all else exactly."""
-    found = to_numpy(found)
+    found, expected = to_numpy(found), expected if dtype is None else expected.astype(dtype)
     assert found.dtype == expected.dtype and found.shape == expected.shape
     if expected.dtype.kind != "f":
         np.testing.assert_array_equal(found, expected)
@@ -157,6 +157,16 @@ def test_elementwise(cupy, dtype, shape, terms, seed):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("terms", [[2] * 11, [2], [2, 3, 2]])
+def test_many_combinations(cupy, dtype, terms):
+    sums = [[(float(j) - 1.5 * k, signed(9 * k + j, k + 1, 3, dtype=dtype)) for j in range(n)] for k, n in enumerate(terms)]
+    found = list(gpu().combinations([[(c, cupy.asarray(a)) for c, a in each] for each in sums]))
+    for y, expected in zip(found, reference.combinations(sums), strict=True):
+        close(y, expected)
+    assert cupy_double.log.launches.count("combine_pairs") == (0 if 3 in terms else -(-len(terms) // 8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 40), (200, 5), (777, 33), (1000, 70)])
 def test_sums_over_rows(cupy, order, dtype, rows, columns):
     b = signed(rows, rows, columns, dtype=dtype)
@@ -189,6 +199,9 @@ def test_softmax_cross_entropy(cupy, order, dtype, rows, classes):
     close(gpu().softmax(on[0]), reference.softmax(z))
     close(gpu().cross_entropy(*on[:2]), reference.cross_entropy(z, labels))
     close(gpu().cross_entropy_gradient(*on[:2]), reference.cross_entropy_gradient(z, labels))
+    value, gradient = gpu().cross_entropy_and_gradient(*on[:2])
+    close(value, reference.cross_entropy(z, labels))
+    close(gradient, reference.cross_entropy_gradient(z, labels))
     # p (t - p·t) is a small difference where one p is nearly 1.
     close(gpu().cross_entropy_hessian_product(on[0], on[2]), reference.cross_entropy_hessian_product(z, t), scale=1.0)
 
@@ -226,15 +239,49 @@ def test_products_of_what_is_not_contiguous(cupy):
     close(gpu().masked(cupy.asarray(a).T, cupy.asarray(a.T > 0)), np.where(a.T > 0, a.T, 0))
 
 
-@pytest.mark.parametrize("channels", [7, 66])
-def test_a_convolution_of_many_tiles(cupy, order, channels):
-    x, weight, b = signed(0, 3, 12, 11, channels), signed(1, 5, 4, channels, 70), signed(2, 3, 12, 10, 70)
+@pytest.mark.parametrize("channels, filters", [(7, 70), (66, 20), (20, 33)])
+@pytest.mark.parametrize("stride", [(1, 1), (1, 2)])
+def test_a_convolution_of_many_tiles(cupy, order, channels, filters, stride):
+    x, weight = signed(0, 3, 12, 11, channels), signed(1, 5, 4, channels, filters)
+    geometry = stride, (2, 1)
+    y = reference.conv(x, weight, None, *geometry)
+    b = signed(2, *y.shape)
     on = [cupy.asarray(a) for a in (x, weight, b)]
-    close(gpu().conv(on[0], on[1], None, (1, 1), (2, 1)), reference.conv(x, weight, None, (1, 1), (2, 1)))
-    close(gpu().conv_adjoint(on[2], on[1], (1, 1), (2, 1), (12, 11)),
-          reference.conv_adjoint(b, weight, (1, 1), (2, 1), (12, 11)))
-    close(gpu().conv_weight_gradient(on[0], on[2], (5, 4), (1, 1), (2, 1)),
-          reference.conv_weight_gradient(x, b, (5, 4), (1, 1), (2, 1)))
+    close(gpu().conv(on[0], on[1], None, *geometry), y)
+    close(gpu().conv_adjoint(on[2], on[1], *geometry, (12, 11)), reference.conv_adjoint(b, weight, *geometry, (12, 11)))
+    close(gpu().conv_weight_gradient(on[0], on[2], (5, 4), *geometry),
+          reference.conv_weight_gradient(x, b, (5, 4), *geometry))
+
+
+@pytest.mark.parametrize("slices", [1, 2, 32, 33, 70])
+def test_slices_are_added_in_a_fixed_order(monkeypatch, cupy, slices):
+    """Each block adds up its slice, and whichever is the last one adds the slices: in groups, and the groups."""
+    properties = {"name": b"CPU double", "multiProcessorCount": -(-slices // 2)}
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda device: properties)
+    inner = slices * products.LEAST_STEPS * products.STEP
+    a, b, bias = signed(1, 3, inner, dtype="float32"), signed(2, inner, 5, dtype="float32"), signed(3, 5, dtype="float32")
+    on = [cupy.asarray(x) for x in (a, b, bias)]
+    found = []
+    for descending in (False, True, False):
+        monkeypatch.setattr(shim, "descending", descending)
+        y, sums = gpu().dense(*on), gpu().row_sum(on[1])
+        close(y, a.astype("f8") @ b + bias, dtype="float32")
+        close(sums, b.sum(axis=0, dtype="f8"), dtype="float32")
+        found.append((to_numpy(y).tobytes(), to_numpy(sums).tobytes()))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("rows, features, units", [(1, 1, 1), (32, 64, 10), (100, 127, 70)])
+def test_the_gradients_of_a_bias_come_with_those_of_the_weights(cupy, order, rows, features, units):
+    a, b = signed(0, rows, features), signed(1, rows, units)
+    for found, expected in zip(gpu().dense_gradients(cupy.asarray(a), cupy.asarray(b)), reference.dense_gradients(a, b),
+                               strict=True):
+        close(found, expected)
+    x, b = signed(2, rows, 5, 4, 3), signed(3, rows, 3, 1, units)
+    geometry = (3, 2), (2, 3), (1, 0)
+    for found, expected in zip(gpu().conv_gradients(cupy.asarray(x), cupy.asarray(b), *geometry),
+                               reference.conv_gradients(x, b, *geometry), strict=True):
+        close(found, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,11 +1,14 @@
 """The sources compile for a device, by nvcc and by NVRTC, wherever these are installed; no device is needed."""
+import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from convnet.kernels.cuda import source
+from convnet.kernels.cuda import launch, products, source
 from tests.kernels_cuda.shim import signatures
 
 DTYPES = ["float32", "float64"]
@@ -53,11 +56,24 @@ def test_every_source_takes_part():
     assert found == set(source.NAMES)
 
 
-def test_structures_have_the_layout_of_the_source():
-    from convnet.kernels.cuda.launch import WINDOWS
+@pytest.mark.parametrize("name, part, dtype", [
+    ("Windows", "common", launch.WINDOWS), ("Divisor", "common", launch.DIVISOR), ("Product", "product", products.PRODUCT),
+])
+def test_structures_have_the_layout_of_the_source(name, part, dtype):
+    types = {"int": np.dtype(np.int32), "u32": np.dtype(np.uint32), "bool": np.dtype(np.bool_), "Divisor": launch.DIVISOR}
+    body = source.part(part).split(f"struct {name} {{")[1].split("}")[0]
+    statements = re.sub(r"//.*", "", body).split(";")[:-1]
+    fields = [(field.strip(), types[kind]) for kind, names in (s.split(maxsplit=1) for s in statements)
+              for field in names.split(",")]
+    padding = [field for field in dtype.names if dtype.fields[field][0].kind == "V" and not dtype.fields[field][0].names]
+    assert fields == [(field, dtype.fields[field][0]) for field in dtype.names if field not in padding]
+    assert dtype.itemsize % 4 == 0 and np.dtype(dtype.descr, align=True).itemsize == dtype.itemsize
 
-    body = source.part("common").split("struct Windows {")[1].split("};")[0]
-    lines = [line.split("//")[0].strip() for line in body.splitlines()]
-    fields = [name.strip() for line in lines if line for name in line.removeprefix("int").rstrip(";").split(",")]
-    assert fields == list(WINDOWS.names) and WINDOWS.itemsize == 4 * len(fields)
-    assert set(WINDOWS.fields[name][0] for name in fields) == {np.dtype(np.int32)}
+
+@given(st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))
+def test_a_division_is_a_multiplication(number, i):
+    factor, shift = launch.divisor(number)
+    assert 0 <= factor < 2**32
+    near = i // number * number
+    for each in (i, near, max(near - 1, 0), min(near + number, 2**31 - 1), 2**31 - 1):
+        assert (each if shift < 0 else each * factor >> (32 + shift)) == each // number

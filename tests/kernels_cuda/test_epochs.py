@@ -123,7 +123,7 @@ def test_steps_wait_for_nothing_and_send_nothing(made):
     both(small, LossIBP(0.1), Adam(0.01), epochs=1)
     epochs = made[0]
     for forbidden in (contextlib.nullcontext(), contextlib.nullcontext(), cupy_double.no_transfers()):
-        epochs._cursor.set(np.array([-1]))
+        epochs._next.set(np.array([0]))
         with forbidden:
             for replay in epochs._replays.values():
                 replay.run()
@@ -269,8 +269,8 @@ def test_joined_branches_are_trained_too(made):
 
 
 @pytest.mark.parametrize("network, algorithm, launches", [
-    ("mnist", Backprop(), 40), ("mnist", LossIBP(0.01), 57), ("mnist", PredictionIBP(0.01), 70),
-    ("cifar", Backprop(), 51), ("cifar", LossIBP(0.01), 72),
+    ("mnist", Backprop(), 23), ("mnist", LossIBP(0.01), 33), ("mnist", PredictionIBP(0.01), 44),
+    ("cifar", Backprop(), 28), ("cifar", LossIBP(0.01), 40),
 ])
 def test_launches_of_a_step(monkeypatch, cupy, made, network, algorithm, launches):
     # What is launched does not depend on what the kernels find; of 132 multiprocessors.
@@ -286,4 +286,4 @@ def test_launches_of_a_step(monkeypatch, cupy, made, network, algorithm, launche
     replay = made[0]._replays[32]
     while not replay.recorded:
         replay.run()
-    assert len(replay._graph._operations) <= launches
+    assert len(replay._graph._operations) == launches

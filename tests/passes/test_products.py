@@ -20,7 +20,7 @@ from convnet.passes import (
     TangentProp,
     Trace,
 )
-from convnet.passes.products import fused, member, weight_gradients
+from convnet.passes.products import fused, members, weight_gradients
 
 CLASSES = 3
 # Forward, backward and weight-gradient products of a layer in the middle of the network, backprop's 1 + 1 + 1 first.
@@ -150,7 +150,8 @@ def test_fused_products_are_the_sum_of_the_products(on_the_second):
 def test_a_layer_that_no_trace_reached_has_no_member():
     net = Network([Dense(3)], (4,))
     layer, = net.paths
-    assert member(layer, [(1.0, Trace())])[0] is None
+    ((array, _, _),) = members([layer], [(1.0, Trace())])
+    assert array is None
 
 
 def test_members_are_not_changed_by_the_fusion():
@@ -158,7 +159,7 @@ def test_members_are_not_changed_by_the_fusion():
     layer, = net.paths
     arrays = [np.ones((2, 4)), np.full((2, 4), 2.0)]
     traces = [Trace(factors={layer: a}, constant=c) for a, c in zip(arrays, (1.0, 0.0), strict=True)]
-    combined, scale, constant = member(layer, [(1.0, traces[0]), (0.5, traces[1])])
+    ((combined, scale, constant),) = members([layer], [(1.0, traces[0]), (0.5, traces[1])])
     np.testing.assert_array_equal(scale * combined, np.full((2, 4), 2.0))
     assert constant == scale * 1.0
     np.testing.assert_array_equal(arrays[0], np.ones((2, 4)))

@@ -7,29 +7,48 @@ typedef REAL real;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// Windows over images, all channels-last: images (n, h, w, c), p times q windows of kh times kw cells each.
+// What it takes to divide by a number that is known before the launch: a device has no instruction for it.
+struct Divisor { u32 factor; int shift; };
+
+// Windows over images, all channels-last: images (n, h, w, c), p times q windows of kh times kw cells each, f filters.
 struct Windows {
     int n, h, w, c;
     int p, q;
     int kh, kw;
     int sh, sw;  // stride
     int ph, pw;  // padding
+    int f;
+    Divisor by_h, by_w, by_c, by_p, by_q, by_kh, by_kw, by_sh, by_sw, by_f;
 };
 
 // The number of this thread, which is the number of the output element that it computes.
 __device__ __forceinline__ int element() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+// i / d, rounded down, for 0 <= i < 2^31 (Granlund and Montgomery 1994).
+__device__ __forceinline__ int quotient(int i, const Divisor& d)
+{
+    return d.shift < 0 ? i : (int)(__umulhi((u32)i, d.factor) >> d.shift);
+}
+
+// Return the remainder of `rest` by `size`, and leave the quotient in `rest`.
+__device__ __forceinline__ int taken(int& rest, int size, const Divisor& by)
+{
+    int all = rest;
+    rest = quotient(all, by);
+    return all - rest * size;
+}
 
 __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
 
 __device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
 
 // The first and last window, along one axis, that cover a cell of the padded image.
-__device__ __forceinline__ int first_window(int cell, int size, int stride)
+__device__ __forceinline__ int first_window(int cell, int size, const Divisor& stride)
 {
-    return cell < size ? 0 : (cell - size) / stride + 1;
+    return cell < size ? 0 : quotient(cell - size, stride) + 1;
 }
 
-__device__ __forceinline__ int last_window(int cell, int stride, int windows)
+__device__ __forceinline__ int last_window(int cell, const Divisor& stride, int windows)
 {
-    return smaller(cell / stride, windows - 1);
+    return smaller(quotient(cell, stride), windows - 1);
 }

@@ -1,29 +1,40 @@
 // A data set that lives on the device, and what surrounds one training step: everything that changes from step to step is read
 // from memory by way of a cursor, so that a recorded step can be launched again as it is.
 
-// Begin a step: move the cursor on, and take the step's draw and numbers out of the epoch's tables.
-extern "C" __global__ void begin_step(
-    long long* cursor, const u64* draws, u64* draw, const real* table, real* numbers, int width)
-{
-    long long step = ++cursor[0];
-    draw[0] = draws[step];
-    for (int j = 0; j < width; j++) numbers[j] = table[step * width + j];
-}
+#define ARRAYS 3  // of a batch: images, targets, tangents
 
-// out[i] = data[order[cursor · batch + i]], rows of `width` numbers.
-extern "C" __global__ void gather_rows(
-    const real* data, const long long* order, const long long* cursor, int batch, real* out, int width, int count)
+// Rows of `width` numbers of each array, `count` numbers of a batch.
+struct Rows { int width[ARRAYS], count[ARRAYS]; Divisor by_width[ARRAYS]; };
+
+// Begin a step: set the cursor, take the step's draw and numbers out of the epoch's tables, and gather its batch:
+// out[i] = data[order[step · batch + i]], row by row, for each array. One thread for each number of the batch.
+extern "C" __global__ void begin_step(
+    const long long* next, long long* cursor, const u64* draws, u64* draw, const real* table, real* numbers, int numbers_count,
+    const long long* order, int batch, const real* data0, const real* data1, const real* data2, real* out0, real* out1,
+    real* out2, Rows rows, int count)
 {
     int i = element();
     if (i >= count) return;
-    out[i] = data[order[cursor[0] * batch + i / width] * width + i % width];
+    long long step = next[0];
+    if (i == 0) {
+        cursor[0] = step;
+        draw[0] = draws[step];
+        for (int j = 0; j < numbers_count; j++) numbers[j] = table[step * numbers_count + j];
+    }
+    const real* data[ARRAYS] = {data0, data1, data2};
+    real* out[ARRAYS] = {out0, out1, out2};
+    int array = 0;
+    while (i >= rows.count[array]) i -= rows.count[array++];
+    int row = i, number = taken(row, rows.width[array], rows.by_width[array]);
+    out[array][i] = data[array][order[step * batch + row] * rows.width[array] + number];
 }
 
 // Write the step's loss, penalty, objective and share of wrong outputs to its row of the epoch's table. If one of them is not
-// finite, nothing changes any more from here on. One block of THREADS threads.
+// finite, nothing changes any more from here on. Then the next step is due. One block of THREADS threads.
 extern "C" __global__ void record_step(
     const real* outputs, const long long* ids, const long long* order, const long long* cursor, int batch, int rows,
-    int classes, const real* loss, const real* penalty, const real* objective, real* table, int* halted)
+    int classes, const real* loss, const real* penalty, const real* objective, real* table, int* halted,
+    long long* next)
 {
     __shared__ int wrong[THREADS];
     int count = 0;
@@ -43,6 +54,7 @@ extern "C" __global__ void record_step(
         table[cursor[0] * 4 + j] = row[j];
         if (row[j] - row[j] != 0) halted[0] = 1;
     }
+    next[0] = cursor[0] + 1;
 }
 
 // Put running statistics in place, unless the run has halted.

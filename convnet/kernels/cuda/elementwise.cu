@@ -48,3 +48,24 @@ extern "C" __global__ void combination(
     if (a3) sum += c3 * a3[i];
     y[i] = sum;
 }
+
+#define PAIRS 8
+
+struct Pairs { real first[PAIRS], second[PAIRS]; int count[PAIRS]; };
+
+// y_j = first[j] · a_j + second[j] · b_j, for up to PAIRS pairs of arrays.
+extern "C" __global__ void combine_pairs(
+    real* y0, real* y1, real* y2, real* y3, real* y4, real* y5, real* y6, real* y7,
+    const real* a0, const real* a1, const real* a2, const real* a3, const real* a4, const real* a5, const real* a6, const real* a7,
+    const real* b0, const real* b1, const real* b2, const real* b3, const real* b4, const real* b5, const real* b6, const real* b7,
+    Pairs pairs, int count)
+{
+    int i = element();
+    if (i >= count) return;
+    real* y[PAIRS] = {y0, y1, y2, y3, y4, y5, y6, y7};
+    const real* a[PAIRS] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    const real* b[PAIRS] = {b0, b1, b2, b3, b4, b5, b6, b7};
+    int j = 0;
+    while (i >= pairs.count[j]) i -= pairs.count[j++];
+    y[j][i] = pairs.first[j] * a[j][i] + pairs.second[j] * b[j][i];
+}

@@ -15,7 +15,7 @@ import numpy as np
 from convnet import kernels
 from convnet.batch import Batch
 from convnet.kernels.cuda.capture import Recorder, Replay
-from convnet.kernels.cuda.launch import THREADS
+from convnet.kernels.cuda.launch import DIVISOR, THREADS, divisor
 from convnet.kernels.cuda.update import Update, has_kernel
 from convnet.kernels.reference import HostDrawError
 from convnet.losses import Loss
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = Any
 
+# As in data.cu.
+ROWS = np.dtype([("width", np.int32, 3), ("count", np.int32, 3), ("by_width", DIVISOR, 3)])
 # Columns of the table of an epoch's steps.
 COLUMNS = ("loss", "penalty", "objective", "error")
 # The share of the free memory that a data set may take.
@@ -100,7 +102,7 @@ class DeviceEpochs:
         self._data = [None if a is None else _sent(xp, a, net.dtype) for a in (images, targets, tangents)]
         self._ids = xp.asarray(np.asarray(ids, np.int64))
         # What the steps of an epoch read and write, at addresses that stay.
-        self._order, self._cursor = xp.zeros(self.count, np.int64), xp.zeros(1, np.int64)
+        self._order, self._next, self._cursor = xp.zeros(self.count, np.int64), xp.zeros(1, np.int64), xp.zeros(1, np.int64)
         self._draws, self._draw = xp.zeros(self.batches, np.uint64), xp.zeros(1, np.uint64)
         self._table = xp.zeros((self.batches, self._update.width), net.dtype)
         self._numbers = xp.zeros(self._update.width, net.dtype)
@@ -134,7 +136,7 @@ class DeviceEpochs:
         draws = np.array([self._net.generator.integers(2**63) for _ in range(self.batches)], np.uint64)
         done = self._optimizer.steps
         for target, values in (
-            (self._order, np.asarray(order, np.int64)), (self._draws, draws), (self._cursor, np.array([-1])),
+            (self._order, np.asarray(order, np.int64)), (self._draws, draws), (self._next, np.array([0])),
             (self._table, self._update.table(range(done + 1, done + 1 + self.batches), rate)),
         ):
             target.set(values)
@@ -152,22 +154,20 @@ class DeviceEpochs:
         self = weakref.proxy(self)
         net, launch, dtype = self._net, self._launcher.elements, self._net.dtype
         buffers = [None if a is None else self._xp.zeros((size, *a.shape[1:]), dtype) for a in self._data]
-        batch, position = Batch(*buffers), (self._order, self._cursor, np.int32(self.batch_size))
+        batch, rows = Batch(*buffers), _rows(buffers, size)
         # Shows what cannot be done on the device alone, before anything has changed.
         self._algorithm.gradients(net, self._loss, batch, draw=self._draw)
 
         def work() -> None:
-            self._launcher.blocks("begin_step", dtype, (1,), 1, self._cursor, self._draws, self._draw, self._table,
-                                  self._numbers, np.int32(self._update.width))
-            for data, buffer in zip(self._data, buffers, strict=True):
-                if buffer is not None:
-                    launch("gather_rows", dtype, buffer.size, data, *position, buffer, np.int32(buffer.size // size))
+            launch("begin_step", dtype, int(rows["count"].sum()), self._next, self._cursor, self._draws, self._draw, self._table,
+                   self._numbers, np.int32(self._update.width), self._order, np.int32(self.batch_size), *self._data, *buffers,
+                   rows)
             step = self._algorithm.gradients(net, self._loss, batch, draw=self._draw)
             outputs = self._xp.ascontiguousarray(step.outputs)
             self._launcher.blocks(
-                "record_step", dtype, (1,), THREADS, outputs, self._ids, *position, np.int32(size),
-                np.int32(outputs.shape[1]), *(self._number(n) for n in (step.loss, step.penalty, step.objective)),
-                self._rows, self._halted)
+                "record_step", dtype, (1,), THREADS, outputs, self._ids, self._order, self._cursor,
+                np.int32(self.batch_size), np.int32(size), np.int32(outputs.shape[1]),
+                *(self._number(n) for n in (step.loss, step.penalty, step.objective)), self._rows, self._halted, self._next)
             self._update(step.flat_gradient, self._numbers, self._halted)
             state = net.state
             for name, fresh in step.state.items():
@@ -179,6 +179,16 @@ class DeviceEpochs:
     def _number(self, value: Array) -> Array:
         """Return one number of a step as an array of the network's type."""
         return self._xp.asarray(value, dtype=self._net.dtype)
+
+
+def _rows(buffers: list[Array | None], size: int) -> np.ndarray:
+    """Return what tells the kernel how long the rows of a batch of `size` samples are."""
+    rows = np.zeros(1, ROWS)
+    for k, buffer in enumerate(buffers):
+        if buffer is not None:
+            width = buffer.size // size
+            rows["width"][0, k], rows["count"][0, k], rows["by_width"][0, k] = width, buffer.size, divisor(width)
+    return rows
 
 
 def _sent(xp: Any, values: Any, dtype: np.dtype) -> Array:

@@ -11,7 +11,7 @@ from convnet.kernels.cuda.launch import Launcher
 Array = Any
 
 # As in gradient.cu.
-PARTS = 8
+PARTS = 16
 
 
 class DeviceGradientSum:
@@ -21,7 +21,7 @@ class DeviceGradientSum:
     ----------
     launcher : Launcher
     vector : array
-        Zeros; takes the sum.
+        Takes the sum, whatever it held before.
     parts : mapping of str to array
         Views of `vector`.
     """
@@ -36,7 +36,8 @@ class DeviceGradientSum:
 
     def finish(self, factor: float) -> None:
         """Multiply the sum by `factor`; nothing is added after that."""
-        while self._waiting:
+        first = True
+        while self._waiting or first:
             now: dict[str, tuple[Array, float]] = {}
             later = []
             for name, value, scale in self._waiting:
@@ -44,10 +45,15 @@ class DeviceGradientSum:
                     later.append((name, value, scale))
                 else:
                     now[name] = value, scale * factor
-            self._launch(now)
-            self._waiting = later
+            # Parts that together make up the vector need no zeros to be added to.
+            fresh = first and len(now) == len(self._parts)
+            if first and not fresh:
+                self._vector.fill(0)
+            if now:
+                self._launch(now, fresh)
+            self._waiting, first = later, False
 
-    def _launch(self, now: Mapping[str, tuple[Array, float]]) -> None:
+    def _launch(self, now: Mapping[str, tuple[Array, float]], fresh: bool) -> None:
         xp, dtype = self._launcher.cupy, self._vector.dtype
         kind = np.dtype([("offset", np.int32, PARTS), ("count", np.int32, PARTS), ("scale", dtype, PARTS)])
         table = np.zeros(1, kind)
@@ -59,4 +65,5 @@ class DeviceGradientSum:
             table["offset"][0, j] = (target.data.ptr - self._vector.data.ptr) // dtype.itemsize
             table["count"][0, j] = array.size
             table["scale"][0, j] = scale
-        self._launcher.elements("add_parts", dtype, int(table["count"].sum()), *arrays, table, self._vector)
+        self._launcher.elements("add_parts", dtype, int(table["count"].sum()), *arrays, table, self._vector,
+                                np.bool_(fresh))

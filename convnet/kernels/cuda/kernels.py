@@ -1,7 +1,8 @@
 """The kernel interface for CuPy arrays."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ Pair = tuple[int, int]
 
 # To find out how long a product takes: so many runs in a graph, and the best of so many launches.
 RUNS, ROUNDS = 20, 5
+# As in elementwise.cu.
+PAIRS = 8
 
 
 class CudaKernels(ReferenceKernels):
     """CUDA kernels with the interface of `ReferenceKernels`, for float32 and float64; all else is left to CuPy.
 
-    Sums are taken in a fixed order and nothing is added by atomics, so runs repeat bit for bit.
+    Sums are taken in a fixed order and no number is added by atomics, so runs repeat bit for bit.
 
     Attributes
     ----------
@@ -65,6 +68,12 @@ class CudaKernels(ReferenceKernels):
         """Return ``x weight + bias``."""
         return self._products.matrix(x, weight, bias) if suits(x, weight) else super().dense(x, weight, bias)
 
+    def dense_gradients(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Return ``a^T b`` and the `row_sum` of `b`, which one launch computes."""
+        if not suits(a, b):
+            return super().dense_gradients(a, b)
+        return self._products.matrix_and_sums(*self._contiguous(a, b))
+
     # --- convolution --------------------------------------------------------------------------------------------------
 
     def conv(self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair) -> Array:
@@ -72,14 +81,15 @@ class CudaKernels(ReferenceKernels):
         if not suits(x, weight):
             return super().conv(x, weight, bias, stride, padding)
         x, weight = self._contiguous(x, weight)
-        return self._products.conv(x, weight, bias, _conv_windows(x.shape, weight.shape[:2], stride, padding))
+        g = _conv_windows(x.shape, weight.shape[:2], stride, padding, weight.shape[3])
+        return self._products.conv(x, weight, bias, g)
 
     def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
         """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
         if not suits(b, weight):
             return super().conv_adjoint(b, weight, stride, padding, image)
         b, weight = self._contiguous(b, weight)
-        g = windows((len(b), *image, weight.shape[2]), b.shape[1:3], weight.shape[:2], stride, padding)
+        g = windows((len(b), *image, weight.shape[2]), b.shape[1:3], weight.shape[:2], stride, padding, weight.shape[3])
         return self._products.conv_adjoint(b, weight, g)
 
     def conv_weight_gradient(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
@@ -87,8 +97,16 @@ class CudaKernels(ReferenceKernels):
         if not suits(a, b):
             return super().conv_weight_gradient(a, b, size, stride, padding)
         a, b = self._contiguous(a, b)
-        g = _conv_windows(a.shape, size, stride, padding)
+        g = _conv_windows(a.shape, size, stride, padding, b.shape[-1])
         return self._products.conv_weight_gradient(a, b, g).reshape(*size, -1, b.shape[-1])
+
+    def conv_gradients(self, a: Array, b: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
+        """Return the `conv_weight_gradient` and the `row_sum` of `b`, which one launch computes."""
+        if not suits(a, b):
+            return super().conv_gradients(a, b, size, stride, padding)
+        a, b = self._contiguous(a, b)
+        gradient, total = self._products.conv_gradients(a, b, _conv_windows(a.shape, size, stride, padding, b.shape[-1]))
+        return gradient.reshape(*size, -1, b.shape[-1]), total
 
     def row_sum(self, b: Array) -> Array:
         """Return the sum of `b` over all but its last axis."""
@@ -228,6 +246,24 @@ class CudaKernels(ReferenceKernels):
             self.launcher.elements("combination", y.dtype, y.size, y, *arrays, *map(y.dtype.type, coefficients))
         return y
 
+    def combinations(self, sums: Sequence[Sequence[tuple[float, Array]]]) -> Iterator[Array]:
+        """Yield the `combination` of each of `sums`; where all have two terms, one launch computes `PAIRS` of them."""
+        arrays = [a for terms in sums for _, a in terms]
+        if not suits(*arrays) or any(len(terms) != 2 for terms in sums):
+            yield from super().combinations(sums)
+            return
+        dtype = arrays[0].dtype
+        for start in range(0, len(sums), PAIRS):
+            part = sums[start:start + PAIRS]
+            table = np.zeros(1, [("first", dtype, PAIRS), ("second", dtype, PAIRS), ("count", np.int32, PAIRS)])
+            for j, ((first, a), (second, _)) in enumerate(part):
+                table["first"][0, j], table["second"][0, j], table["count"][0, j] = first, second, a.size
+            missing = [None] * (PAIRS - len(part))
+            made = [self._xp.empty(a.shape, dtype) for (_, a), _ in part]
+            given = ([*self._contiguous(*(terms[k][1] for terms in part)), *missing] for k in (0, 1))
+            self.launcher.elements("combine_pairs", dtype, int(table["count"].sum()), *made, *missing, *chain(*given), table)
+            yield from made
+
     # --- the end of a step --------------------------------------------------------------------------------------------
 
     def gradient_sum(self, vector: Array, parts: Mapping[str, Array]) -> Any:
@@ -243,6 +279,15 @@ class CudaKernels(ReferenceKernels):
         self.launcher.blocks("step_means", dtype, (1,), THREADS, losses, penalties, dtype.type(coefficient), means,
                               np.int32(losses.size))
         return means[0], means[1], means[2]
+
+    def norm_penalty(self, v: Array, r: int) -> tuple[Array, Array]:
+        """Return ``(1/r) ‖v‖_r^r`` of each sample and its derivative in `v`, for `r` 1 or 2, in one launch."""
+        if not suits(v) or v.ndim == 1:
+            return super().norm_penalty(v, r)
+        (v,) = self._contiguous(v)
+        penalty, sign = self._xp.empty(len(v), v.dtype), self._xp.empty_like(v) if r == 1 else None
+        self.launcher.blocks("norm_penalty", v.dtype, (len(v),), THREADS, v, penalty, sign, np.int32(v.size // len(v)))
+        return penalty, v if sign is None else sign
 
     # --- loss and randomness ------------------------------------------------------------------------------------------
 
@@ -269,6 +314,14 @@ class CudaKernels(ReferenceKernels):
         gradient = self._xp.empty(z.shape, z.dtype)
         self._softmax(z, labels, gradient=gradient)
         return gradient
+
+    def cross_entropy_and_gradient(self, z: Array, labels: Array) -> tuple[Array, Array]:
+        """Return `cross_entropy` and `cross_entropy_gradient`, which one launch computes."""
+        if not suits(z, labels):
+            return super().cross_entropy_and_gradient(z, labels)
+        value, gradient = self._xp.empty(len(z), z.dtype), self._xp.empty(z.shape, z.dtype)
+        self._softmax(z, labels, value=value, gradient=gradient)
+        return value, gradient
 
     def cross_entropy_hessian_product(self, z: Array, t: Array) -> Array:
         """Return ``p (t - p·t)``."""
@@ -326,9 +379,9 @@ class CudaKernels(ReferenceKernels):
         return min(found)
 
 
-def _conv_windows(images: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> np.ndarray:
+def _conv_windows(images: tuple[int, ...], size: Pair, stride: Pair, padding: Pair, filters: int) -> np.ndarray:
     padded = tuple(i + 2 * p for i, p in zip(images[1:3], padding, strict=True))
-    return windows(tuple(images), window_counts(padded, size, stride), tuple(size), tuple(stride), tuple(padding))
+    return windows(tuple(images), window_counts(padded, size, stride), tuple(size), tuple(stride), tuple(padding), filters)
 
 
 def _pool_windows(images: tuple[int, ...], size: Pair, stride: Pair) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -14,7 +14,10 @@ THREADS = 256
 # Kernels number their threads with 32 bits: the last block may go beyond the count by less than its size.
 LARGEST = 2**31 - THREADS
 
-WINDOWS = np.dtype([(name, np.int32) for name in ("n", "h", "w", "c", "p", "q", "kh", "kw", "sh", "sw", "ph", "pw")])
+DIVISOR = np.dtype([("factor", np.uint32), ("shift", np.int32)])
+SIZES = ("n", "h", "w", "c", "p", "q", "kh", "kw", "sh", "sw", "ph", "pw", "f")
+DIVIDED_BY = ("h", "w", "c", "p", "q", "kh", "kw", "sh", "sw", "f")
+WINDOWS = np.dtype([(name, np.int32) for name in SIZES] + [(f"by_{name}", DIVISOR) for name in DIVIDED_BY])
 
 
 class Launcher:
@@ -57,7 +60,28 @@ def suits(*arrays: Array) -> bool:
 @lru_cache(maxsize=256)
 def windows(
     images: tuple[int, ...], counts: tuple[int, int], size: tuple[int, int], stride: tuple[int, int],
-    padding: tuple[int, int] = (0, 0),
+    padding: tuple[int, int] = (0, 0), filters: int = 1,
 ) -> np.ndarray:
     """Return the geometry of windows over images (N, H, W, C), as the kernels take it."""
-    return np.array([(*images, *counts, *size, *stride, *padding)], WINDOWS)
+    g = np.zeros(1, WINDOWS)
+    for name, number in zip(SIZES, (*images, *counts, *size, *stride, *padding, filters), strict=True):
+        g[name] = number
+        if name in DIVIDED_BY:
+            g[f"by_{name}"] = divisor(number)
+    return g
+
+
+def divisor(number: int) -> tuple[int, int]:
+    """Return factor ``f`` and shift ``s`` with ``i // number = f i >> (32 + s)`` for all ``0 <= i < 2^31``.
+
+    A shift of -1 stands for a division by 1 (and by 0, as of an image without channels, which nothing divides by).
+
+    Notes
+    -----
+    With ``2^(l - 1) < number <= 2^l`` and ``f = ceil(2^(31 + l) / number)``, the error of ``f`` is less than 1 and that of
+    the product, after the shift, less than ``i / 2^31 / number`` (Granlund and Montgomery 1994, Theorem 4.2).
+    """
+    if number <= 1:
+        return 0, -1
+    bits = (number - 1).bit_length()
+    return -(-(1 << (31 + bits)) // number), bits - 1

@@ -3,13 +3,23 @@
 
 struct Place { int n, row, column, channel; };
 
-__device__ __forceinline__ Place place(int i, int rows, int columns, int channels)
+__device__ __forceinline__ Place place_of_window(const Windows& g, int i)
 {
     Place a;
-    a.channel = i % channels; i /= channels;
-    a.column = i % columns; i /= columns;
-    a.row = i % rows;
-    a.n = i / rows;
+    a.channel = taken(i, g.c, g.by_c);
+    a.column = taken(i, g.q, g.by_q);
+    a.row = taken(i, g.p, g.by_p);
+    a.n = i;
+    return a;
+}
+
+__device__ __forceinline__ Place place_of_cell(const Windows& g, int i)
+{
+    Place a;
+    a.channel = taken(i, g.c, g.by_c);
+    a.column = taken(i, g.w, g.by_w);
+    a.row = taken(i, g.h, g.by_h);
+    a.n = i;
     return a;
 }
 
@@ -20,7 +30,7 @@ __device__ __forceinline__ void maximum(
 {
     int i = element();
     if (i >= count) return;
-    Place a = place(i, g.p, g.q, g.c);
+    Place a = place_of_window(g, i);
     const real* corner = x + ((a.n * g.h + a.row * g.sh) * g.w + a.column * g.sw) * g.c + a.channel;
     real best = corner[0];
     int where = 0;
@@ -43,11 +53,11 @@ __device__ __forceinline__ void scatter(const real* b, const position* positions
 {
     int i = element();
     if (i >= count) return;
-    Place a = place(i, g.h, g.w, g.c);
-    int p_first = first_window(a.row, g.kh, g.sh), q_first = first_window(a.column, g.kw, g.sw);
+    Place a = place_of_cell(g, i);
+    int p_first = first_window(a.row, g.kh, g.by_sh), q_first = first_window(a.column, g.kw, g.by_sw);
     real sum = 0;
-    for (int p = last_window(a.row, g.sh, g.p); p >= p_first; p--)
-        for (int q = last_window(a.column, g.sw, g.q); q >= q_first; q--) {
+    for (int p = last_window(a.row, g.by_sh, g.p); p >= p_first; p--)
+        for (int q = last_window(a.column, g.by_sw, g.q); q >= q_first; q--) {
             int window = ((a.n * g.p + p) * g.q + q) * g.c + a.channel;
             if ((int)positions[window] == (a.row - p * g.sh) * g.kw + a.column - q * g.sw) sum += b[window];
         }
@@ -59,9 +69,9 @@ __device__ __forceinline__ void gather(const real* t, const position* positions,
 {
     int i = element();
     if (i >= count) return;
-    Place a = place(i, g.p, g.q, g.c);
-    int where = positions[i];
-    int row = a.row * g.sh + where / g.kw, column = a.column * g.sw + where % g.kw;
+    Place a = place_of_window(g, i);
+    int where = positions[i], k = where;
+    int column = a.column * g.sw + taken(k, g.kw, g.by_kw), row = a.row * g.sh + k;
     y[i] = where < g.kh * g.kw ? t[((a.n * g.h + row) * g.w + column) * g.c + a.channel] : 0;
 }
 
@@ -111,7 +121,7 @@ extern "C" __global__ void mean_pool(const real* x, real* y, Windows g, int coun
 {
     int i = element();
     if (i >= count) return;
-    Place a = place(i, g.p, g.q, g.c);
+    Place a = place_of_window(g, i);
     const real* corner = x + ((a.n * g.h + a.row * g.sh) * g.w + a.column * g.sw) * g.c + a.channel;
     real sum = 0;
     for (int k = 0; k < g.kh; k++)
@@ -123,11 +133,11 @@ extern "C" __global__ void mean_pool_adjoint(const real* b, real* x, Windows g, 
 {
     int i = element();
     if (i >= count) return;
-    Place a = place(i, g.h, g.w, g.c);
-    int p_first = first_window(a.row, g.kh, g.sh), q_first = first_window(a.column, g.kw, g.sw);
+    Place a = place_of_cell(g, i);
+    int p_first = first_window(a.row, g.kh, g.by_sh), q_first = first_window(a.column, g.kw, g.by_sw);
     real sum = 0;
-    for (int p = last_window(a.row, g.sh, g.p); p >= p_first; p--)
-        for (int q = last_window(a.column, g.sw, g.q); q >= q_first; q--)
+    for (int p = last_window(a.row, g.by_sh, g.p); p >= p_first; p--)
+        for (int q = last_window(a.column, g.by_sw, g.q); q >= q_first; q--)
             sum += b[((a.n * g.p + p) * g.q + q) * g.c + a.channel] / (g.kh * g.kw);
     x[i] = sum;
 }

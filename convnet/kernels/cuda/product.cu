@@ -1,14 +1,14 @@
 // Matrix products, and the three products of a convolution without a column matrix.
 //
 // out (m, n) = A (m, k) B (k, n). Both factors are read through an operand that knows element (outer, inner): outer is a row of
-// A or a column of B, inner the index summed over. A block of 256 threads computes a tile of 64 x 64, 4 x 4 for each thread, in
-// steps of 16 along the inner axis that pass through shared memory; the next step's numbers are fetched while this step's are
-// multiplied. The sum over the inner axis can be cut into `splits` slices, which `sum_slices` adds in a fixed order.
+// A or a column of B, inner the index summed over. A block of THREADS threads computes a tile of 64 x 64, or of 128 x 32 where n
+// is small, 4 x 4 for each thread, in steps of 16 along the inner axis. A step's numbers pass through one half of the shared
+// memory, while the next step's are fetched; they go to the other half. Several blocks can share the inner axis (`added_up`).
 
-#define TILE 64
 #define STEP 16
-#define EACH 4             // rows and columns for each thread, and elements of each operand that it fetches in a step
-#define PITCH (TILE + 4)   // of a row in shared memory: keeps rows aligned for vector loads and their writes off one bank
+#define EACH 4                                  // rows and columns for each thread
+#define PITCH(tile) ((tile) + 4)                // of a row in shared memory: aligned for vector loads, and writes off one bank
+#define SHARED (2 * STEP * (PITCH(128) + PITCH(32)))  // numbers in shared memory, enough for both tiles
 
 // --- operands --------------------------------------------------------------------------------------------------------------
 // `outer` and `inner` turn an index into what several elements share, `at` reads one. Groups of 16 neighbouring threads get
@@ -36,153 +36,213 @@ struct OuterRows {  // element (o, i) at data[i * pitch + o]
     __device__ __forceinline__ real at(Outer o, Inner i) const { return data[i + o]; }
 };
 
-struct Cell { int row, column, offset; };
+// A place in images, or the way from one to another: both add up. Offsets wrap around, as those of places beyond the edge must.
+struct Spot { int row, column; u32 offset; };
 
-// The window (n, p, q) of number i: its upper left cell, and the offset of the image.
-__device__ __forceinline__ Cell window_corner(const Windows& g, int i)
+__device__ __forceinline__ real value_at(const real* images, int rows, int columns, const Spot& a, const Spot& b)
 {
-    Cell a;
-    a.column = i % g.q * g.sw - g.pw; i /= g.q;
-    a.row = i % g.p * g.sh - g.ph;
-    a.offset = i / g.p * g.h * g.w * g.c;
+    bool inside = (u32)(a.row + b.row) < (u32)rows && (u32)(a.column + b.column) < (u32)columns;
+    return inside ? images[a.offset + b.offset] : real(0);
+}
+
+// The upper left cell of window (n, p, q) number i.
+__device__ __forceinline__ Spot corner(const Windows& g, int i)
+{
+    Spot a;
+    a.column = taken(i, g.q, g.by_q) * g.sw - g.pw;
+    a.row = taken(i, g.p, g.by_p) * g.sh - g.ph;
+    a.offset = (((u32)i * g.h + a.row) * g.w + a.column) * g.c;
     return a;
 }
 
-// The cell (k, l, channel) of number i in a window.
-__device__ __forceinline__ Cell window_cell(const Windows& g, int i)
+// From there to cell (k, l, channel) number i of the window.
+__device__ __forceinline__ Spot cell(const Windows& g, int i)
 {
-    Cell a;
-    a.offset = i % g.c; i /= g.c;
-    a.column = i % g.kw;
-    a.row = i / g.kw;
+    Spot a;
+    int channel = taken(i, g.c, g.by_c);
+    a.column = taken(i, g.kw, g.by_kw);
+    a.row = i;
+    a.offset = (u32)((a.row * g.w + a.column) * g.c + channel);
     return a;
-}
-
-__device__ __forceinline__ real window_value(const real* x, const Windows& g, const Cell& corner, const Cell& cell)
-{
-    int row = corner.row + cell.row, column = corner.column + cell.column;
-    if (row < 0 || row >= g.h || column < 0 || column >= g.w) return 0;
-    return x[corner.offset + (row * g.w + column) * g.c + cell.offset];
 }
 
 struct WindowRows {  // the column matrix: outer is a window, inner a cell of it
     static const bool INNER_FAST = true;
     const real* x;
-    Windows g;
-    typedef Cell Outer;
-    typedef Cell Inner;
-    __device__ __forceinline__ Outer outer(int o) const { return window_corner(g, o); }
-    __device__ __forceinline__ Inner inner(int i) const { return window_cell(g, i); }
-    __device__ __forceinline__ real at(const Outer& o, const Inner& i) const { return window_value(x, g, o, i); }
+    const Windows& g;
+    typedef Spot Outer;
+    typedef Spot Inner;
+    __device__ __forceinline__ Outer outer(int o) const { return corner(g, o); }
+    __device__ __forceinline__ Inner inner(int i) const { return cell(g, i); }
+    __device__ __forceinline__ real at(const Outer& o, const Inner& i) const { return value_at(x, g.h, g.w, o, i); }
 };
 
 struct WindowColumns {  // its transpose: outer is a cell of the window, inner a window
     static const bool INNER_FAST = false;
     const real* x;
-    Windows g;
-    typedef Cell Outer;
-    typedef Cell Inner;
-    __device__ __forceinline__ Outer outer(int o) const { return window_cell(g, o); }
-    __device__ __forceinline__ Inner inner(int i) const { return window_corner(g, i); }
-    __device__ __forceinline__ real at(const Outer& o, const Inner& i) const { return window_value(x, g, i, o); }
+    const Windows& g;
+    typedef Spot Outer;
+    typedef Spot Inner;
+    __device__ __forceinline__ Outer outer(int o) const { return cell(g, o); }
+    __device__ __forceinline__ Inner inner(int i) const { return corner(g, i); }
+    __device__ __forceinline__ real at(const Outer& o, const Inner& i) const { return value_at(x, g.h, g.w, i, o); }
 };
 
-struct CoveringWindows {  // outer is a cell (n, h, w) of an image, inner (k, l, filter): b of the window whose cell (k, l) it is
+// Outer is a cell (n, h, w) of an image, inner (k, l, filter): b of the window whose cell (k, l) it is. Windows one apart: they are
+// cells of an image themselves.
+struct CoveringWindows {
     static const bool INNER_FAST = true;
     const real* b;
-    Windows g;
-    int filters;
-    typedef Cell Outer;
-    typedef Cell Inner;
+    const Windows& g;
+    typedef Spot Outer;
+    typedef Spot Inner;
     __device__ __forceinline__ Outer outer(int o) const
     {
-        Cell a;
-        a.column = o % g.w + g.pw; o /= g.w;
-        a.row = o % g.h + g.ph;
-        a.offset = o / g.h * g.p * g.q * filters;
+        Spot a;
+        a.column = taken(o, g.w, g.by_w) + g.pw;
+        a.row = taken(o, g.h, g.by_h) + g.ph;
+        a.offset = (((u32)o * g.p + a.row) * g.q + a.column) * g.f;
         return a;
     }
     __device__ __forceinline__ Inner inner(int i) const
     {
-        Cell a;
-        a.offset = i % filters; i /= filters;
-        a.column = i % g.kw;
-        a.row = i / g.kw;
+        Spot a;
+        int filter = taken(i, g.f, g.by_f);
+        a.column = -taken(i, g.kw, g.by_kw);
+        a.row = -i;
+        a.offset = (u32)((a.row * g.q + a.column) * g.f + filter);
+        return a;
+    }
+    __device__ __forceinline__ real at(const Outer& o, const Inner& i) const { return value_at(b, g.p, g.q, o, i); }
+};
+
+// The same for windows any distance apart.
+struct SpacedWindows {
+    static const bool INNER_FAST = true;
+    const real* b;
+    const Windows& g;
+    typedef Spot Outer;
+    typedef Spot Inner;
+    __device__ __forceinline__ Outer outer(int o) const
+    {
+        Spot a;
+        a.column = taken(o, g.w, g.by_w) + g.pw;
+        a.row = taken(o, g.h, g.by_h) + g.ph;
+        a.offset = (u32)o * g.p * g.q * g.f;
+        return a;
+    }
+    __device__ __forceinline__ Inner inner(int i) const
+    {
+        Spot a;
+        a.offset = (u32)taken(i, g.f, g.by_f);
+        a.column = taken(i, g.kw, g.by_kw);
+        a.row = i;
         return a;
     }
     __device__ __forceinline__ real at(const Outer& o, const Inner& i) const
     {
         int row = o.row - i.row, column = o.column - i.column;
-        int p = row / g.sh, q = column / g.sw;
-        if (row < 0 || column < 0 || p * g.sh != row || q * g.sw != column || p >= g.p || q >= g.q) return 0;
-        return b[o.offset + (p * g.q + q) * filters + i.offset];
+        if (row < 0 || column < 0) return 0;
+        int p = quotient(row, g.by_sh), q = quotient(column, g.by_sw);
+        if (p * g.sh != row || q * g.sw != column || p >= g.p || q >= g.q) return 0;
+        return b[o.offset + (u32)(p * g.q + q) * g.f + i.offset];
     }
 };
 
-struct FilterChannels {  // outer is a channel, inner (k, l, filter) of filters (kh, kw, channels, filters)
+struct FilterChannels {  // outer is a channel, inner (k, l, filter) of filters (kh, kw, c, f)
     static const bool INNER_FAST = true;
     const real* weight;
-    int channels, filters;
+    const Windows& g;
     typedef int Outer;
     typedef long long Inner;
-    __device__ __forceinline__ Outer outer(int o) const { return o * filters; }
+    __device__ __forceinline__ Outer outer(int o) const { return o * g.f; }
     __device__ __forceinline__ Inner inner(int i) const
     {
-        return (long long)(i / filters) * channels * filters + i % filters;
+        int filter = taken(i, g.f, g.by_f);
+        return (long long)i * g.c * g.f + filter;
     }
     __device__ __forceinline__ real at(Outer o, Inner i) const { return weight[i + o]; }
 };
 
+// An operand with ones where outer is `count`: the sums of the other factor then come with the product.
+template <class Operand>
+struct WithOnes {
+    static const bool INNER_FAST = Operand::INNER_FAST;
+    Operand operand;
+    int count;
+    struct Outer { typename Operand::Outer of; bool one; };
+    typedef typename Operand::Inner Inner;
+    __device__ __forceinline__ Outer outer(int o) const
+    {
+        Outer a = {operand.outer(o < count ? o : 0), o == count};
+        return a;
+    }
+    __device__ __forceinline__ Inner inner(int i) const { return operand.inner(i); }
+    __device__ __forceinline__ real at(const Outer& o, const Inner& i) const
+    {
+        real value = operand.at(o.of, i);  // of another row where this is the row of ones: reading it costs less than a branch
+        return o.one ? real(1) : value;
+    }
+};
+
 // --- the product -----------------------------------------------------------------------------------------------------------
 
-// Fetch this thread's elements of the operand's tile, outer from `first`, inner from `start`; 0 beyond the ends. All of them have
-// the same inner index, whose place is worked out once for each step.
-template <class Operand>
+// What is computed: out (m, n), by blocks of which each adds up `slice` of the k products; with narrow tiles or not.
+struct Product { int m, n, k, slice; bool narrow; };
+
+// This thread's elements of the operand's tile, outer from `first`. All of them have the same inner index, whose place is worked
+// out once for each step.
+template <class Operand, int TILE>
 struct Fetch {
+    static const int COUNT = TILE * STEP / THREADS;
     Operand operand;
-    int outer_of[EACH], inner_of;
-    typename Operand::Outer outer[EACH];
-    bool exists[EACH];
+    int outer_of, inner_of;
+    typename Operand::Outer outer[COUNT];
+    bool exists[COUNT];
 
     __device__ __forceinline__ Fetch(const Operand& operand_, int first, int count) : operand(operand_)
     {
         int group = (int)threadIdx.x / STEP, member = (int)threadIdx.x % STEP;
         inner_of = Operand::INNER_FAST ? member : group;
-        for (int e = 0; e < EACH; e++) {
-            outer_of[e] = (Operand::INNER_FAST ? group : member) + e * (TILE / EACH);
-            exists[e] = first + outer_of[e] < count;
-            outer[e] = operand.outer(exists[e] ? first + outer_of[e] : 0);
+        outer_of = Operand::INNER_FAST ? group : member;
+        for (int e = 0; e < COUNT; e++) {
+            int o = first + outer_of + e * (THREADS / STEP);
+            exists[e] = o < count;
+            outer[e] = operand.outer(exists[e] ? o : 0);
         }
     }
 
+    // Inner from `start`; 0 beyond the ends.
     __device__ __forceinline__ void read(real* into, int start, int end) const
     {
         int i = start + inner_of;
         bool inside = i < end;
         typename Operand::Inner inner = operand.inner(inside ? i : 0);
-        for (int e = 0; e < EACH; e++) into[e] = inside && exists[e] ? operand.at(outer[e], inner) : real(0);
+        for (int e = 0; e < COUNT; e++) into[e] = inside && exists[e] ? operand.at(outer[e], inner) : real(0);
     }
 
     __device__ __forceinline__ void write(const real* from, real* tile) const
     {
-        for (int e = 0; e < EACH; e++) tile[inner_of * PITCH + outer_of[e]] = from[e];
+        for (int e = 0; e < COUNT; e++) tile[inner_of * PITCH(TILE) + outer_of + e * (THREADS / STEP)] = from[e];
     }
 };
 
-template <class A, class B>
-__device__ __forceinline__ void tiles(const A& a, const B& b, const real* bias, real* out, int m, int n, int k, int slice)
+template <int ROWS, int COLUMNS, class A, class B>
+__device__ __forceinline__ void tile(
+    const A& a, const B& b, const real* bias, real* out, real* partial, u32* arrived, const Product& p, real* shared)
 {
-    __shared__ __align__(16) real tile_a[STEP * PITCH];
-    __shared__ __align__(16) real tile_b[STEP * PITCH];
-    int row = blockIdx.x * TILE, column = blockIdx.y * TILE;
-    int start = blockIdx.z * slice, end = smaller(start + slice, k);
-    Fetch<A> fetch_a(a, row, m);
-    Fetch<B> fetch_b(b, column, n);
-    real next_a[EACH], next_b[EACH], sum[EACH][EACH] = {};
+    const int HALF = STEP * (PITCH(ROWS) + PITCH(COLUMNS)), B_TILE = STEP * PITCH(ROWS);
+    int row = blockIdx.x * ROWS, column = blockIdx.y * COLUMNS;
+    int start = blockIdx.z * p.slice, end = smaller(start + p.slice, p.k);
+    Fetch<A, ROWS> fetch_a(a, row, p.m);
+    Fetch<B, COLUMNS> fetch_b(b, column, p.n);
+    real next_a[Fetch<A, ROWS>::COUNT], next_b[Fetch<B, COLUMNS>::COUNT], sum[EACH * EACH] = {};
     fetch_a.read(next_a, start, end);
     fetch_b.read(next_b, start, end);
-    int my_row = threadIdx.x / (TILE / EACH) * EACH, my_column = threadIdx.x % (TILE / EACH) * EACH;
-    for (; start < end; start += STEP) {
+    int my_row = threadIdx.x / (COLUMNS / EACH) * EACH, my_column = threadIdx.x % (COLUMNS / EACH) * EACH;
+    for (int half = 0; start < end; start += STEP, half ^= 1) {
+        real* tile_a = shared + half * HALF;
+        real* tile_b = tile_a + B_TILE;
         fetch_a.write(next_a, tile_a);
         fetch_b.write(next_b, tile_b);
         __syncthreads();
@@ -195,95 +255,115 @@ __device__ __forceinline__ void tiles(const A& a, const B& b, const real* bias, 
             real left[EACH], right[EACH];
             #pragma unroll
             for (int e = 0; e < EACH; e++) {
-                left[e] = tile_a[i * PITCH + my_row + e];
-                right[e] = tile_b[i * PITCH + my_column + e];
+                left[e] = tile_a[i * PITCH(ROWS) + my_row + e];
+                right[e] = tile_b[i * PITCH(COLUMNS) + my_column + e];
             }
             #pragma unroll
             for (int r = 0; r < EACH; r++) {
                 #pragma unroll
-                for (int c = 0; c < EACH; c++) sum[r][c] += left[r] * right[c];
+                for (int c = 0; c < EACH; c++) sum[r * EACH + c] += left[r] * right[c];
             }
         }
-        __syncthreads();
     }
-    out += (long long)blockIdx.z * m * n;
+    row += my_row;
+    column += my_column;
+    if (!added_up<EACH * EACH>(sum, partial, arrived, blockIdx.y * gridDim.x + blockIdx.x, blockIdx.z, gridDim.z,
+                               row >= p.m || column >= p.n))
+        return;
     for (int r = 0; r < EACH; r++)
         for (int c = 0; c < EACH; c++) {
-            int i = row + my_row + r, j = column + my_column + c;
-            if (i < m && j < n) out[(long long)i * n + j] = sum[r][c] + (bias ? bias[j] : real(0));
+            int i = row + r, j = column + c;
+            if (i < p.m && j < p.n) out[(long long)i * p.n + j] = sum[r * EACH + c] + (bias ? bias[j] : real(0));
         }
 }
 
-// out[i] = sum of partial[s][i] over the slices s, upwards, plus the bias of its column.
-extern "C" __global__ void sum_slices(const real* partial, const real* bias, real* out, int n, int splits, int count)
+template <class A, class B>
+__device__ __forceinline__ void product(
+    const A& a, const B& b, const real* bias, real* out, real* partial, u32* arrived, const Product& p)
 {
-    int i = element();
-    if (i >= count) return;
-    real sum = 0;
-    #pragma unroll 16
-    for (int s = 0; s < splits; s++) sum += partial[(long long)s * count + i];
-    out[i] = sum + (bias ? bias[i % n] : real(0));
+    __shared__ __align__(16) real shared[SHARED];
+    if (p.narrow)
+        tile<128, 32>(a, b, bias, out, partial, arrived, p, shared);
+    else
+        tile<64, 64>(a, b, bias, out, partial, arrived, p, shared);
 }
 
 // --- the kernels -------------------------------------------------------------------------------------------------------------
 // Letters n and t: a factor is stored as it is, or as its transpose.
 
 extern "C" __global__ void __launch_bounds__(THREADS) product_nn(
-    const real* a, const real* b, const real* bias, real* out, int m, int n, int k, int slice)
+    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
 {
-    InnerRows left = {a, k};
-    OuterRows right = {b, n};
-    tiles(left, right, bias, out, m, n, k, slice);
+    InnerRows left = {a, p.k};
+    OuterRows right = {b, p.n};
+    product(left, right, bias, out, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) product_nt(
-    const real* a, const real* b, const real* bias, real* out, int m, int n, int k, int slice)
+    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
 {
-    InnerRows left = {a, k};
-    InnerRows right = {b, k};
-    tiles(left, right, bias, out, m, n, k, slice);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS) product_tn(
-    const real* a, const real* b, const real* bias, real* out, int m, int n, int k, int slice)
-{
-    OuterRows left = {a, m};
-    OuterRows right = {b, n};
-    tiles(left, right, bias, out, m, n, k, slice);
+    InnerRows left = {a, p.k};
+    InnerRows right = {b, p.k};
+    product(left, right, bias, out, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) product_tt(
-    const real* a, const real* b, const real* bias, real* out, int m, int n, int k, int slice)
+    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
 {
-    OuterRows left = {a, m};
-    InnerRows right = {b, k};
-    tiles(left, right, bias, out, m, n, k, slice);
+    OuterRows left = {a, p.m};
+    InnerRows right = {b, p.k};
+    product(left, right, bias, out, partial, arrived, p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) product_tn(
+    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+{
+    OuterRows left = {a, p.m};
+    OuterRows right = {b, p.n};
+    product(left, right, bias, out, partial, arrived, p);
+}
+
+// The last row of `out` holds the sums of b's columns.
+extern "C" __global__ void __launch_bounds__(THREADS) product_tn_and_sums(
+    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+{
+    WithOnes<OuterRows> left = {{a, p.m - 1}, p.m - 1};
+    OuterRows right = {b, p.n};
+    product(left, right, bias, out, partial, arrived, p);
 }
 
 // m = windows, k = cells of a window, n = filters.
 extern "C" __global__ void __launch_bounds__(THREADS) convolution(
-    const real* x, const real* weight, const real* bias, real* out, Windows g, int m, int n, int k, int slice)
+    const real* x, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
 {
     WindowRows left = {x, g};
-    OuterRows right = {weight, n};
-    tiles(left, right, bias, out, m, n, k, slice);
+    OuterRows right = {weight, p.n};
+    product(left, right, bias, out, partial, arrived, p);
 }
 
-// m = cells of a window, k = windows, n = filters.
+// m = cells of a window, k = windows, n = filters; with one m more, the last row of `out` holds the sums of b.
 extern "C" __global__ void __launch_bounds__(THREADS) convolution_weight_gradient(
-    const real* x, const real* b, const real* bias, real* out, Windows g, int m, int n, int k, int slice)
+    const real* x, const real* b, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
 {
-    WindowColumns left = {x, g};
-    OuterRows right = {b, n};
-    tiles(left, right, bias, out, m, n, k, slice);
+    WithOnes<WindowColumns> left = {{x, g}, g.kh * g.kw * g.c};
+    OuterRows right = {b, p.n};
+    product(left, right, bias, out, partial, arrived, p);
 }
 
-// m = cells of the images, n = channels, k = cells of a window times filters.
+// m = cells of the images, n = channels, k = cells of a window times filters; for windows one apart.
 extern "C" __global__ void __launch_bounds__(THREADS) convolution_adjoint(
-    const real* b, const real* weight, const real* bias, real* out, Windows g, int m, int n, int k, int slice)
+    const real* b, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
 {
-    int filters = k / (g.kh * g.kw);
-    CoveringWindows left = {b, g, filters};
-    FilterChannels right = {weight, g.c, filters};
-    tiles(left, right, bias, out, m, n, k, slice);
+    CoveringWindows left = {b, g};
+    FilterChannels right = {weight, g};
+    product(left, right, bias, out, partial, arrived, p);
+}
+
+// The same for windows any distance apart.
+extern "C" __global__ void __launch_bounds__(THREADS) convolution_adjoint_spaced(
+    const real* b, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+{
+    SpacedWindows left = {b, g};
+    FilterChannels right = {weight, g};
+    product(left, right, bias, out, partial, arrived, p);
 }

@@ -1,8 +1,8 @@
 """Matrix products and convolutions on the device, each in two ways: by the own kernels, and by cuBLAS.
 
-The own kernels of a convolution read the windows straight from the images, add the bias as they write, and need no column
-matrix but for the adjoint to images of few channels: one or two launches. cuBLAS multiplies faster and needs the column matrix
-and a launch more for the bias.
+The own kernels of a convolution read the windows straight from the images, add the bias as they write, take the bias's
+gradient along with the weights', and need no column matrix but for the adjoint to images of few channels: one launch. cuBLAS
+multiplies faster and needs the column matrix, and a launch more for the bias.
 """
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import numpy as np
 
 from convnet.kernels.cuda.choice import Choices, Way
 from convnet.kernels.cuda.cublas import Cublas
-from convnet.kernels.cuda.launch import LARGEST, WINDOWS, Launcher
+from convnet.kernels.cuda.launch import LARGEST, SIZES, THREADS, Launcher
 
 Array = Any
 Pair = tuple[int, int]
 
-# As in product.cu.
-TILE, STEP, THREADS = 64, 16, 256
+# As in product.cu: tiles of rows and columns, the narrow one for up to so many columns.
+TILE, NARROW = (64, 64), (128, 32)
+STEP = 16
+PRODUCT = np.dtype([("m", np.int32), ("n", np.int32), ("k", np.int32), ("slice", np.int32), ("narrow", np.bool_), ("", "V3")])
+# As in sums.cu.
+ACROSS, LEVELS = 32, 4
 # Images of fewer channels leave most columns of a tile empty: their adjoint is computed by way of the column matrix.
 THIN = 16
 # A slice of the inner axis holds at least so many steps, or its start and end cost more than it saves.
@@ -46,6 +50,8 @@ class Products:
         self._launcher, self._cublas, self._choices, self._tf32 = launcher, cublas, choices, tf32
         self._xp = launcher.cupy
         self._blocks = 2 * multiprocessors
+        # Zeros between launches, which follow one another. Parts times slices of a sum are no more than there are blocks.
+        self._arrived = self._xp.zeros(self._blocks * (1 + LEVELS), np.uint32)
 
     @property
     def measured(self) -> dict[str, dict[str, float]]:
@@ -68,6 +74,18 @@ class Products:
 
         return self._way(f"product {letters} {m}x{k}x{n}", a.dtype, own, cublas)()
 
+    def matrix_and_sums(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Return ``a^T b`` of two matrices with as many rows, and the sums of b's columns."""
+        (k, m), n = a.shape, b.shape[1]
+
+        def own() -> tuple[Array, Array]:
+            return _parted(self._tiled("product_tn_and_sums", (a, b), (), m + 1, n, k, None))
+
+        def cublas() -> tuple[Array, Array]:
+            return self._gemm(a, True, b, False, (m, n)), self.row_sum(b)
+
+        return self._way(f"product and sums {m}x{k}x{n}", a.dtype, own, cublas)()
+
     def conv(self, x: Array, weight: Array, bias: Array | None, g: np.ndarray) -> Array:
         """Return the convolution with windows `g`, (N, P, Q, F)."""
         n, p, q, k = self._columns_shape(g)
@@ -80,7 +98,7 @@ class Products:
             flat = self._columns(x, g).reshape(-1, k)
             return self._biased(self._gemm(flat, False, weight.reshape(k, -1), False, (n * p * q, filters)), bias)
 
-        return self._way(f"conv {_name(g)} f{filters}", x.dtype, own, cublas, n * p * q * k)().reshape(n, p, q, filters)
+        return self._way(f"conv {_name(g)}", x.dtype, own, cublas, n * p * q * k)().reshape(n, p, q, filters)
 
     def conv_adjoint(self, b: Array, weight: Array, g: np.ndarray) -> Array:
         """Return the adjoint of `conv`, images of the geometry `g`."""
@@ -92,7 +110,9 @@ class Products:
             if images[3] < THIN and n * p * q * k < LARGEST:
                 return gathered(self._tiled("product_nt", (b, weight), (), n * p * q, k, filters, None))
             cells, inner = math.prod(images[:3]), math.prod(weight.shape[:2]) * filters
-            return self._tiled("convolution_adjoint", (b, weight), (g,), cells, images[3], inner, None)
+            spaced = g[0]["sh"] > 1 or g[0]["sw"] > 1
+            kernel = "convolution_adjoint_spaced" if spaced else "convolution_adjoint"
+            return self._tiled(kernel, (b, weight), (g,), cells, images[3], inner, None)
 
         def cublas() -> Array:
             return gathered(self._gemm(b.reshape(-1, filters), False, weight.reshape(k, -1), True, (n * p * q, k)))
@@ -102,7 +122,7 @@ class Products:
             self._launcher.elements("col2im", b.dtype, x.size, columns, x, g)
             return x
 
-        return self._way(f"conv adjoint {_name(g)} f{filters}", b.dtype, own, cublas, n * p * q * k)().reshape(images)
+        return self._way(f"conv adjoint {_name(g)}", b.dtype, own, cublas, n * p * q * k)().reshape(images)
 
     def conv_weight_gradient(self, a: Array, b: Array, g: np.ndarray) -> Array:
         """Return the sum over windows of (window of `a`) times `b`, (KH·KW·C, F)."""
@@ -116,20 +136,35 @@ class Products:
             flat = self._columns(a, g).reshape(-1, k)
             return self._gemm(flat, True, b.reshape(-1, filters), False, (k, filters))
 
-        return self._way(f"conv weight gradient {_name(g)} f{filters}", a.dtype, own, cublas, n * p * q * k)()
+        return self._way(f"conv weight gradient {_name(g)}", a.dtype, own, cublas, n * p * q * k)()
+
+    def conv_gradients(self, a: Array, b: Array, g: np.ndarray) -> tuple[Array, Array]:
+        """Return the weight gradient and the sum of `b` over all windows."""
+        n, p, q, k = self._columns_shape(g)
+        filters = b.shape[-1]
+
+        def own() -> tuple[Array, Array]:
+            return _parted(self._tiled("convolution_weight_gradient", (a, b), (g,), k + 1, filters, n * p * q, None))
+
+        def cublas() -> tuple[Array, Array]:
+            flat = self._columns(a, g).reshape(-1, k)
+            return self._gemm(flat, True, b.reshape(-1, filters), False, (k, filters)), self.row_sum(b)
+
+        return self._way(f"conv gradients {_name(g)}", a.dtype, own, cublas, n * p * q * k)()
 
     def row_sum(self, b: Array, a: Array | None = None, mean: Array | None = None) -> Array:
         """Return the sum of `b`, with an `a` that of ``(a - mean) (b - mean)``, over all but the last axis."""
         columns = b.shape[-1]
         rows = b.size // columns
-        # Blocks of 32 columns; a slice of fewer than 64 rows is not worth a block.
-        splits = max(1, min(self._blocks // -(-columns // 32), rows // 64))
+        # A slice of fewer than 64 rows is not worth a block.
+        groups = -(-columns // ACROSS)
+        splits = max(1, min(self._blocks // groups, rows // 64))
         slice_ = -(-rows // splits)
         splits = -(-rows // slice_)
-        partial = self._xp.empty((splits, columns), b.dtype)
-        self._launcher.blocks("row_sums", b.dtype, (-(-columns // 32), splits), THREADS, b, a, mean, partial,
-                              np.int32(rows), np.int32(columns), np.int32(slice_))
-        return (partial if splits == 1 else self._summed(partial, None)).reshape(columns)
+        out = self._xp.empty(columns, b.dtype)
+        self._launcher.blocks("row_sums", b.dtype, (groups, splits), THREADS, b, a, mean, out,
+                              *self._shared_sums(groups, splits, 1, b.dtype), *map(np.int32, (rows, columns, slice_)))
+        return out
 
     # --- the two ways -------------------------------------------------------------------------------------------------
 
@@ -145,22 +180,24 @@ class Products:
                bias: Array | None) -> Array:
         """Return an (m, n) array that a tiled kernel computes, its inner axis cut so that all multiprocessors have work."""
         dtype = factors[0].dtype
-        tiles = -(-m // TILE), -(-n // TILE)
+        rows, columns = NARROW if n <= NARROW[1] else TILE
+        tiles = -(-m // rows), -(-n // columns)
         steps = -(-k // STEP)
         splits = max(1, min(self._blocks // math.prod(tiles), steps // LEAST_STEPS))
         slice_ = -(-steps // splits) * STEP
         splits = -(-k // slice_)
-        out = self._xp.empty((splits, m, n), dtype)
-        self._launcher.blocks(kernel, dtype, (*tiles, splits), THREADS, *factors, bias if splits == 1 else None, out,
-                              *geometry, *map(np.int32, (m, n, k, slice_)))
-        return out[0] if splits == 1 else self._summed(out, bias)
-
-    def _summed(self, partial: Array, bias: Array | None) -> Array:
-        """Return the sum over the first axis, plus `bias` along the last."""
-        splits, *shape = partial.shape
-        out = self._xp.empty(shape, partial.dtype)
-        self._launcher.elements("sum_slices", out.dtype, out.size, partial, bias, out, np.int32(shape[-1]), np.int32(splits))
+        out = self._xp.empty((m, n), dtype)
+        problem = np.zeros(1, PRODUCT)
+        problem["m"], problem["n"], problem["k"], problem["slice"], problem["narrow"] = m, n, k, slice_, columns < TILE[1]
+        self._launcher.blocks(kernel, dtype, (*tiles, splits), THREADS, *factors, bias, out,
+                              *self._shared_sums(math.prod(tiles), splits, rows * columns // THREADS, dtype), *geometry, problem)
         return out
+
+    def _shared_sums(self, parts: int, splits: int, count: int, dtype: np.dtype) -> tuple[Array | None, Array | None]:
+        """Return what blocks that share sums need: room for `count` numbers of each thread, and counters of who has arrived."""
+        if splits == 1:
+            return None, None
+        return self._xp.empty((parts, splits, count, THREADS), dtype), self._arrived
 
     def _gemm(self, a: Array, a_t: bool, b: Array, b_t: bool, shape: tuple[int, int]) -> Array:
         out = self._xp.empty(shape, a.dtype)
@@ -189,5 +226,10 @@ class Products:
         return (a.T, True) if a.flags.f_contiguous else (self._xp.ascontiguousarray(a), False)
 
 
+def _parted(whole: Array) -> tuple[Array, Array]:
+    """Return all rows but the last, and the last."""
+    return whole[:-1], whole[-1]
+
+
 def _name(g: np.ndarray) -> str:
-    return " ".join(f"{axis}{g[0][axis]}" for axis in WINDOWS.names or ())
+    return " ".join(f"{axis}{g[0][axis]}" for axis in SIZES)

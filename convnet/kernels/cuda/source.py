@@ -6,8 +6,8 @@ from importlib.resources import files
 
 import numpy as np
 
-# `common` first: the others use what it defines.
-NAMES = ("common", "windows", "product", "sums", "pooling", "elementwise", "loss", "random", "gradient", "update",
+# `common` first: the others use what it defines. `product` uses `sums`.
+NAMES = ("common", "windows", "sums", "product", "pooling", "elementwise", "loss", "random", "gradient", "update",
          "data")
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}

@@ -1,16 +1,66 @@
-// Sums over all rows of a matrix, deterministic: slices of the rows first, then the slices (`sum_slices`).
+// Sums that several blocks share: each adds up a slice, and the slices are added in a fixed order.
 
-#define COLUMNS 32  // of a block, side by side in memory
-#define LINES 8     // rows that a block reads at a time
+#define GROUP 32   // slices that one block adds up
+#define LEVELS 4   // more than are needed: GROUP to the power of LEVELS slices
 
-// partial[s][j] = sum over the rows i of slice s of b[i][j], or of (a[i][j] - mean[j]) (b[i][j] - mean[j]) with an `a`; without
-// `mean` it is 0. Blocks of COLUMNS * LINES threads; grid (column groups, slices).
-extern "C" __global__ void row_sums(
-    const real* b, const real* a, const real* mean, real* partial, int rows, int columns, int slice)
+// Add up what the blocks of all `slices` hold in `sum`, COUNT numbers for each of THREADS threads. True in one block, which then
+// holds the total; the others are done. `part` is the number of what is added up, among those of the launch.
+//
+// Each block writes its numbers to `partial`, of (part, slice, COUNT, THREADS), and counts itself in. The last one of a group adds
+// up the group, upwards, and goes on for it. Which block is the last depends on timing; what it adds, and in which order, does
+// not. `arrived`, LEVELS + slices counters for each part, holds zeros before and after. Threads with nothing to add say `idle`.
+template <int COUNT>
+__device__ __forceinline__ bool added_up(
+    real* sum, real* partial, u32* arrived, int part, int slice, int slices, bool idle)
 {
-    __shared__ real shared[LINES * COLUMNS];
-    int lane = threadIdx.x % COLUMNS, line = threadIdx.x / COLUMNS;
-    int column = blockIdx.x * COLUMNS + lane;
+    __shared__ bool last;
+    partial += (long long)part * slices * COUNT * THREADS + threadIdx.x;
+    arrived += part * (slices + LEVELS);
+    for (int step = 1, level = 0; step < slices; step *= GROUP, level++) {
+        int first = slice - slice % (step * GROUP);
+        int members = smaller(GROUP, (slices - first + step - 1) / step);
+        real* mine = partial + (long long)slice * COUNT * THREADS;
+        if (!idle) {
+            #pragma unroll
+            for (int e = 0; e < COUNT; e++) mine[e * THREADS] = sum[e];
+        }
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            u32* counter = arrived + first + level;  // first is a multiple of GROUP to the power of level + 1
+            last = atomicAdd(counter, 1u) == (u32)members - 1;
+            if (last) *counter = 0;
+        }
+        __syncthreads();
+        if (!last) return false;
+        __threadfence();
+        if (!idle) {
+            const real* from = partial + (long long)first * COUNT * THREADS;
+            #pragma unroll
+            for (int e = 0; e < COUNT; e++) sum[e] = 0;
+            #pragma unroll 4
+            for (int j = 0; j < members; j++) {
+                #pragma unroll
+                for (int e = 0; e < COUNT; e++) sum[e] += from[e * THREADS];
+                from += (long long)step * COUNT * THREADS;
+            }
+        }
+        slice = first;
+    }
+    return true;
+}
+
+#define ACROSS 32  // columns of a block, side by side in memory
+#define LINES 8    // rows that a block reads at a time
+
+// out[j] = sum over all rows i of b[i][j], or of (a[i][j] - mean[j]) (b[i][j] - mean[j]) with an `a`; without `mean` it is 0.
+// Blocks of ACROSS * LINES threads; grid (column groups, slices of the rows).
+extern "C" __global__ void __launch_bounds__(THREADS) row_sums(
+    const real* b, const real* a, const real* mean, real* out, real* partial, u32* arrived, int rows, int columns, int slice)
+{
+    __shared__ real shared[LINES * ACROSS];
+    int lane = threadIdx.x % ACROSS, line = threadIdx.x / ACROSS;
+    int column = blockIdx.x * ACROSS + lane;
     int start = blockIdx.y * slice, end = smaller(start + slice, rows);
     real sum = 0;
     if (column < columns) {
@@ -22,8 +72,30 @@ extern "C" __global__ void row_sums(
     }
     shared[threadIdx.x] = sum;
     __syncthreads();
-    if (line == 0 && column < columns) {
-        for (int other = 1; other < LINES; other++) sum += shared[other * COLUMNS + lane];
-        partial[(long long)blockIdx.y * columns + column] = sum;
+    bool idle = line > 0 || column >= columns;
+    if (!idle)
+        for (int other = 1; other < LINES; other++) sum += shared[other * ACROSS + lane];
+    if (added_up<1>(&sum, partial, arrived, blockIdx.x, blockIdx.y, gridDim.y, idle) && !idle) out[column] = sum;
+}
+
+// Of each row of `width` numbers: the sum of |v|, with the sign of each number, or without `sign` the sum of v² / 2. A block of
+// THREADS threads for each row.
+extern "C" __global__ void norm_penalty(const real* v, real* penalty, real* sign, int width)
+{
+    __shared__ real shared[THREADS];
+    long long row = (long long)blockIdx.x * width;
+    real sum = 0;
+    for (int i = threadIdx.x; i < width; i += THREADS) {
+        real value = v[row + i];
+        sum += sign ? (value < 0 ? -value : value) : value * value;
+        // A NaN passes, so that it is seen.
+        if (sign) sign[row + i] = value > 0 ? real(1) : value < 0 ? real(-1) : value;
     }
+    shared[threadIdx.x] = sum;
+    __syncthreads();
+    for (u32 half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) penalty[blockIdx.x] = sign ? shared[0] : shared[0] / 2;
 }

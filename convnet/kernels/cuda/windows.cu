@@ -5,12 +5,9 @@ extern "C" __global__ void im2col(const real* x, real* columns, Windows g, int c
     int i = element();
     if (i >= count) return;
     int rest = i;
-    int channel = rest % g.c; rest /= g.c;
-    int l = rest % g.kw; rest /= g.kw;
-    int k = rest % g.kh; rest /= g.kh;
-    int q = rest % g.q; rest /= g.q;
-    int p = rest % g.p;
-    int n = rest / g.p;
+    int channel = taken(rest, g.c, g.by_c);
+    int l = taken(rest, g.kw, g.by_kw), k = taken(rest, g.kh, g.by_kh);
+    int q = taken(rest, g.q, g.by_q), p = taken(rest, g.p, g.by_p), n = rest;
     int row = p * g.sh + k - g.ph, column = q * g.sw + l - g.pw;
     bool inside = row >= 0 && row < g.h && column >= 0 && column < g.w;
     columns[i] = inside ? x[((n * g.h + row) * g.w + column) * g.c + channel] : real(0);
@@ -23,14 +20,12 @@ extern "C" __global__ void col2im(const real* columns, real* x, Windows g, int c
     int i = element();
     if (i >= count) return;
     int rest = i;
-    int channel = rest % g.c; rest /= g.c;
-    int column = rest % g.w + g.pw; rest /= g.w;
-    int row = rest % g.h + g.ph;
-    int n = rest / g.h;
-    int p_first = first_window(row, g.kh, g.sh), q_first = first_window(column, g.kw, g.sw);
+    int channel = taken(rest, g.c, g.by_c);
+    int column = taken(rest, g.w, g.by_w) + g.pw, row = taken(rest, g.h, g.by_h) + g.ph, n = rest;
+    int p_first = first_window(row, g.kh, g.by_sh), q_first = first_window(column, g.kw, g.by_sw);
     real sum = 0;
-    for (int p = last_window(row, g.sh, g.p); p >= p_first; p--)
-        for (int q = last_window(column, g.sw, g.q); q >= q_first; q--) {
+    for (int p = last_window(row, g.by_sh, g.p); p >= p_first; p--)
+        for (int q = last_window(column, g.by_sw, g.q); q >= q_first; q--) {
             int k = row - p * g.sh, l = column - q * g.sw;
             long long window = (n * g.p + p) * g.q + q;
             sum += columns[((window * g.kh + k) * g.kw + l) * g.c + channel];
