@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 Array = Any
 
+# Images at a time: so many that they stay in the cache, and that a GPU has more to do than the host to launch it.
+SLICES = {"cpu": 256, "gpu": 1024}
+
 __all__ = ["default_loss", "error_rate", "fgsm_errors", "input_gradient", "noise_errors"]
 
 
-def error_rate(net: Network, images: Array, labels: Array, batch_size: int = 256) -> float:
+def error_rate(net: Network, images: Array, labels: Array, batch_size: int | None = None) -> float:
     """Return the fraction of images that `net` misclassifies.
 
     Parameters
@@ -39,8 +42,8 @@ def error_rate(net: Network, images: Array, labels: Array, batch_size: int = 256
         In the shape and preparation that the network was trained on; floating point.
     labels : array (N,) of class ids, or (N, K) of label vectors
         Of a vector the largest entry counts.
-    batch_size : int
-        Images per slice; it does not change the result.
+    batch_size : int, optional
+        Images per slice; it does not change the result. By default 256, and 1024 on a GPU.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def error_rate(net: Network, images: Array, labels: Array, batch_size: int = 256
 
 
 def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[float], seed: int = 0,
-                 batch_size: int = 256) -> list[float]:
+                 batch_size: int | None = None) -> list[float]:
     """Return the error for each standard deviation of Gaussian noise added to the images.
 
     All deviations share one draw, scaled, so that the curve over them is smooth (paper 000, Fig. 4).
@@ -76,7 +79,7 @@ def noise_errors(net: Network, images: Array, labels: Array, sigmas: Sequence[fl
 
 
 def fgsm_errors(net: Network, images: Array, labels: Array, epsilons: Sequence[float], loss: Loss | None = None,
-                batch_size: int = 256) -> list[float]:
+                batch_size: int | None = None) -> list[float]:
     """Return the error for each length ``ε`` of the step ``x + ε sign(dL/dx)`` (papers 001/002, Eq. 4).
 
     Parameters
@@ -143,7 +146,7 @@ def _checked(net: Network, images: Array, labels: Array) -> tuple[Array, np.ndar
     return images, labels
 
 
-def _errors(net: Network, images: Array, labels: Array, batch_size: int,
+def _errors(net: Network, images: Array, labels: Array, batch_size: int | None,
             variants: Callable[[Array, Array], Iterable[Array]]) -> list[float]:
     """Return the error on each of the ``variants(images, labels)`` of the images, made a slice at a time.
 
@@ -151,7 +154,7 @@ def _errors(net: Network, images: Array, labels: Array, batch_size: int,
     """
     images, labels = _checked(net, images, labels)
     check_classes(net)
-    whole_number("batch_size", batch_size, 1)
+    batch_size = whole_number("batch_size", SLICES[net.device] if batch_size is None else batch_size, 1)
     xp, right, finite = net.xp, [], True
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         sound = xp.isfinite(net.vector).all()

@@ -163,15 +163,16 @@ def train(
         }))
         history = checkpoint.start(net, optimizer, shuffler, rates)
 
-    totals, device = _Totals(net, samples.batches, history), None
+    totals, device, test_images = _Totals(net, samples.batches, history), None, samples.test_images
     if net.device == "gpu":
-        from convnet.kernels.cuda.epochs import device_epochs
+        from convnet.kernels.cuda.epochs import device_epochs, resident
 
         with memory_errors(batch_size):
             device = device_epochs(net, algorithm, optimizer, loss, samples)
-    if len(history) == epochs and history[-1].test_error is None and samples.test_images is not None:
+            test_images = resident(net, test_images)
+    if len(history) == epochs and history[-1].test_error is None and test_images is not None:
         # A checkpoint of a run that was to go on and be tested later.
-        error = error_rate(net, samples.test_images, samples.test_labels)
+        error = error_rate(net, test_images, samples.test_labels)
         history.epochs[-1] = dataclasses.replace(history[-1], test_error=error)
     with Progress(progress, epochs, samples.batches, len(history)) as bar:
         for epoch in range(len(history), epochs):
@@ -195,8 +196,8 @@ def train(
                         bar.step(totals)
                 totals.read()
             seconds = time.perf_counter() - start
-            due = samples.test_images is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs)
-            test_error = error_rate(net, samples.test_images, samples.test_labels) if due else None
+            due = test_images is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs)
+            test_error = error_rate(net, test_images, samples.test_labels) if due else None
             history.epochs.append(Epoch(epoch + 1, *totals.means(), test_error, rates[epoch], seconds))
             if checkpoint is not None:
                 checkpoint.save(net, optimizer, shuffler, history)

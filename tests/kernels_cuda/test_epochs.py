@@ -1,12 +1,14 @@
 """Epochs on the device, recorded and launched again, against the training loop on the CPU."""
 import contextlib
 import gc
+import types
 
 import numpy as np
 import pytest
 
 import convnet
-from convnet import devices
+from convnet import devices, training
+from convnet.evaluation import error_rate
 from convnet.kernels import to_numpy
 from convnet.kernels.cuda import capture
 from convnet.kernels.cuda.capture import Recorder
@@ -216,6 +218,26 @@ def test_other_optimizers_augmentation_and_large_data_keep_the_host_in_the_loop(
     samples.augmentation = None
     monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (2 * samples.images.nbytes, 1 << 30))
     assert device_epochs(net, Backprop(), optimizer, loss, samples) is None
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_test_images_are_sent_once_where_they_fit(monkeypatch, cupy, room):
+    images, labels = data()
+    tests, test_labels = data(seed=1)
+    split = types.SimpleNamespace(train_images=images, train_labels=labels, test_images=tests, test_labels=test_labels)
+    if not room:
+        monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (tests.nbytes, 1 << 30))
+    errors = []
+    for device, epochs in (("cpu", 3), ("gpu", 3), ("gpu", 4)):
+        net = convnet.Network(small(), IMAGE, seed=1, dtype="float64", device=device)
+        tested = []
+        monkeypatch.setattr(training, "error_rate", lambda net, given, ids, tested=tested: (
+            tested.append(given) or error_rate(net, given, ids)))
+        result = convnet.train(net, split, Backprop(), SGD(0.1), epochs, 4, seed=2)
+        errors.append(result.history.column("test_error"))
+        assert {type(given) for given in tested} == {cupy.ndarray if device == "gpu" and room else np.ndarray}
+        assert len({id(given) for given in tested}) == 1
+    assert errors[0] == errors[1] == errors[2][:3]
 
 
 def test_the_first_loss_that_is_not_finite_stops_everything(made):

@@ -32,7 +32,7 @@ Array = Any
 ROWS = np.dtype([("width", np.int32, 3), ("count", np.int32, 3), ("by_width", DIVISOR, 3)])
 # Columns of the table of an epoch's steps.
 COLUMNS = ("loss", "penalty", "objective", "error")
-# The share of the free memory that a data set may take.
+# The share of the free memory that the images of training, and those of the tests, may take.
 SHARE = 0.5
 
 
@@ -52,15 +52,18 @@ def device_epochs(
     """
     if net.device != "gpu" or samples.augmentation is not None or not has_kernel(optimizer):
         return None
-    free, _ = net.xp.cuda.runtime.memGetInfo()
-    arrays = [a for a in (samples.images, samples.targets, samples.tangents) if a is not None]
-    if sum(math.prod(a.shape) * net.dtype.itemsize for a in arrays) > SHARE * free:
+    if not _fit(net, samples.images, samples.targets, samples.tangents):
         return None
     try:
         return DeviceEpochs(net, algorithm, optimizer, loss, samples.images, samples.targets, samples.ids,
                             samples.batch_size, samples.tangents)
     except HostDrawError:
         return None
+
+
+def resident(net: Network, images: Array | None) -> Array | None:
+    """Return test images on the device, where they fit, so that they are not sent anew for each test; else as they are."""
+    return images if images is None or not _fit(net, images) else _sent(net.xp, images, net.dtype)
 
 
 class DeviceEpochs:
@@ -179,6 +182,12 @@ class DeviceEpochs:
     def _number(self, value: Array) -> Array:
         """Return one number of a step as an array of the network's type."""
         return self._xp.asarray(value, dtype=self._net.dtype)
+
+
+def _fit(net: Network, *arrays: Array | None) -> bool:
+    """Return whether `arrays`, in the network's type, take no more than their share of the device's free memory."""
+    free, _ = net.xp.cuda.runtime.memGetInfo()
+    return sum(math.prod(a.shape) * net.dtype.itemsize for a in arrays if a is not None) <= SHARE * free
 
 
 def _rows(buffers: list[Array | None], size: int) -> np.ndarray:
