@@ -49,7 +49,7 @@ class _Counting:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
-        if name not in ("dense", "product"):
+        if name not in ("dense", "dense_gradients", "product"):
             return method
 
         def counted(*arguments: Any) -> Any:

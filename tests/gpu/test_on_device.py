@@ -20,13 +20,16 @@ from tests.kernels_cuda.test_cuda_kernels import (  # noqa: F401
     test_dropout_masks_are_those_of_numpy,
     test_elementwise,
     test_large_windows_have_wide_positions,
+    test_many_combinations,
     test_multiples_of_rows,
     test_not_a_number_is_seen,
     test_pooling,
     test_products,
     test_products_of_what_is_not_contiguous,
+    test_slices_are_added_in_a_fixed_order,
     test_softmax_cross_entropy,
     test_sums_over_rows,
+    test_the_gradients_of_a_bias_come_with_those_of_the_weights,
 )
 from tests.kernels_cuda.test_epochs import (  # noqa: F401
     made,
@@ -44,16 +47,16 @@ from tests.kernels_cuda.test_epochs import test_algorithms as test_recorded_algo
 # A library's warning about itself is no failure of what is compared here.
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy"), pytest.mark.filterwarnings("default")]
 
-WAYS = ["own", "cublas"]
+WAYS = ["own", "own, large tiles", "cublas"]
 
 
 @pytest.fixture
 def way(request, monkeypatch, cupy):
-    """Take one way for all products, instead of the faster one of each."""
+    """Take one way for all products that have it, instead of the fastest one of each."""
     if request.param == "cublas" and kernels.gpu().cublas_error:
         # What is installed has to work.
         (pytest.skip if "cannot be loaded" in kernels.gpu().cublas_error else pytest.fail)(kernels.gpu().cublas_error)
-    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: request.param)
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: request.param if request.param in ways else "own")
     return request.param
 
 
@@ -82,6 +85,27 @@ def test_recorded_epochs_repeat_bit_for_bit(way, made):  # noqa: F811
         vectors.append(to_numpy(net.vector))
     np.testing.assert_array_equal(*vectors)
     assert not made[0].refusals and not made[1].refusals
+
+
+@pytest.mark.parametrize("way", ["own", "own, large tiles"], indirect=True)
+def test_sums_of_many_blocks_are_right_and_repeat_bit_for_bit(way):
+    """More slices than one block adds up, added by whichever block is the last: again and again."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((20_000, 30)), rng.standard_normal((20_000, 20))
+    x, c = rng.standard_normal((64, 20, 20, 3)), rng.standard_normal((64, 18, 18, 20))
+    cpu, gpu, xp = kernels.load("reference"), kernels.gpu(), kernels.gpu()._xp
+    work = [("product", (a.T, b), ()), ("row_sum", (a,), ()), ("dense_gradients", (a, b), ()),
+            ("conv_gradients", (x, c), ((3, 3), (1, 1), (0, 0)))]
+    for name, arrays, options in work:
+        expected = getattr(cpu, name)(*arrays, *options)
+        on = [xp.asarray(array.T).T if array is a.T else xp.asarray(array) for array in arrays]
+        runs = [getattr(gpu, name)(*on, *options) for _ in range(200)]
+        runs, expected = ([r if isinstance(r, tuple) else (r,) for r in each] for each in (runs, [expected]))
+        for k, right in enumerate(expected[0]):
+            first = to_numpy(runs[0][k])
+            np.testing.assert_allclose(first, right, rtol=0, atol=1e-10 * np.abs(right).max(), err_msg=name)
+            for other in runs[1:]:
+                np.testing.assert_array_equal(to_numpy(other[k]), first, err_msg=name)
 
 
 def test_automatic_choice_takes_the_device(cupy):

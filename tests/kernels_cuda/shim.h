@@ -18,7 +18,7 @@
 #define __forceinline__ inline
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __syncthreads() shim::barrier()
 
 using std::exp;

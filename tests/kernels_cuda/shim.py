@@ -19,7 +19,7 @@ from convnet.kernels.cuda import source
 
 HEADER = Path(__file__).with_name("shim.h")
 COMPILER = shutil.which("g++")
-KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(([^)]*)\)')
+KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(([^)]*)\)')
 OUTCOMES = {1: "a barrier in a source that was taken to have none", 2: "a barrier that not all threads of a block reach"}
 
 # Orders in which threads and blocks run: a kernel whose result depends on it has a race.

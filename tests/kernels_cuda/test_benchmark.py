@@ -23,6 +23,11 @@ def test_the_benchmark_runs(cupy, tmp_path, monkeypatch, capsys):
     assert found["rows"][1]["operations"] > 1.2 * found["rows"][0]["operations"]
 
 
+def test_products_are_shown_with_all_their_ways():
+    shown = gpu.products({"b": {"own": 1e-6, "cublas": 2e-6}, "a": {"own": 3e-6, "own, large tiles": 2.5e-6}})
+    assert shown.splitlines()[2:] == ["| a | 3.0 | 2.5 | – |", "| b | 1.0 | – | 2.0 |"]
+
+
 def test_it_says_that_there_is_no_device(monkeypatch, capsys):
     import sys
 

@@ -1,4 +1,6 @@
 """The CUDA kernels, run on the CPU through the shim, against the NumPy reference over random geometry."""
+import types
+from contextlib import nullcontext
 from unittest import mock
 
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from convnet.kernels import gpu, to_numpy
 from convnet.kernels.cuda import products
+from convnet.kernels.cuda.choice import Choices
 from convnet.kernels.reference import ReferenceKernels, random_bits, window_counts
 from tests.kernels_cuda import cupy_double, shim
 
@@ -46,8 +49,15 @@ def close(found, expected, scale=0.0, dtype=None):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @many
-@given(g=geometries(), filters=st.integers(1, 7), thin=st.sampled_from([0, products.THIN]))
-def test_convolution(cupy, dtype, g, filters, thin):
+@given(g=geometries(), filters=st.integers(1, 7), thin=st.sampled_from([0, products.THIN]), large=st.booleans())
+def test_convolution(cupy, dtype, g, filters, thin, large):
+    last = mock.patch.object(Choices, "_fastest", lambda self, problem, ways: list(ways)[-1])
+    with last if large else nullcontext():
+        compare_convolutions(cupy, dtype, g, filters, thin)
+
+
+def compare_convolutions(cupy, dtype, g, filters, thin):
+    """Check the three products of a convolution; `thin` as in `products`."""
     x = signed(g["seed"], g["n"], *g["image"], g["c"], dtype=dtype)
     weight = signed(g["seed"] + 1, *g["size"], g["c"], filters, dtype=dtype)
     bias = signed(g["seed"] + 2, filters, dtype=dtype)
@@ -163,7 +173,19 @@ def test_many_combinations(cupy, dtype, terms):
     found = list(gpu().combinations([[(c, cupy.asarray(a)) for c, a in each] for each in sums]))
     for y, expected in zip(found, reference.combinations(sums), strict=True):
         close(y, expected)
-    assert cupy_double.log.launches.count("combine_pairs") == (0 if 3 in terms else -(-len(terms) // 8))
+
+
+@pytest.mark.parametrize("room, launches", [(1 << 24, 1), (60, 2), (1, 4)])
+def test_large_combinations_are_computed_apart(monkeypatch, cupy, room, launches):
+    from convnet.kernels.cuda import kernels as cuda_kernels
+
+    monkeypatch.setattr(cuda_kernels, "TOGETHER", room)
+    sums = [[(0.5, signed(k, 20 + k)), (-2.0, signed(k + 9, 20 + k))] for k in range(4)]
+    before = len(cupy_double.log.launches)
+    for found, expected in zip(gpu().combinations([[(c, cupy.asarray(a)) for c, a in each] for each in sums]),
+                               reference.combinations(sums), strict=True):
+        close(found, expected)
+    assert len(cupy_double.log.launches) == before + launches
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -241,7 +263,9 @@ def test_products_of_what_is_not_contiguous(cupy):
 
 @pytest.mark.parametrize("channels, filters", [(7, 70), (66, 20), (20, 33)])
 @pytest.mark.parametrize("stride", [(1, 1), (1, 2)])
-def test_a_convolution_of_many_tiles(cupy, order, channels, filters, stride):
+@pytest.mark.parametrize("tiles", ["own", "own, large tiles"])
+def test_a_convolution_of_many_tiles(monkeypatch, cupy, order, channels, filters, stride, tiles):
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: tiles if tiles in ways else "own")
     x, weight = signed(0, 3, 12, 11, channels), signed(1, 5, 4, channels, filters)
     geometry = stride, (2, 1)
     y = reference.conv(x, weight, None, *geometry)
@@ -249,8 +273,19 @@ def test_a_convolution_of_many_tiles(cupy, order, channels, filters, stride):
     on = [cupy.asarray(a) for a in (x, weight, b)]
     close(gpu().conv(on[0], on[1], None, *geometry), y)
     close(gpu().conv_adjoint(on[2], on[1], *geometry, (12, 11)), reference.conv_adjoint(b, weight, *geometry, (12, 11)))
-    close(gpu().conv_weight_gradient(on[0], on[2], (5, 4), *geometry),
-          reference.conv_weight_gradient(x, b, (5, 4), *geometry))
+    gradient, total = reference.conv_gradients(x, b, (5, 4), *geometry)
+    close(gpu().conv_weight_gradient(on[0], on[2], (5, 4), *geometry), gradient)
+    for found, expected in zip(gpu().conv_gradients(on[0], on[2], (5, 4), *geometry), (gradient, total), strict=True):
+        close(found, expected)
+
+
+def test_two_streams_do_not_share_counters(monkeypatch, cupy):
+    b = cupy.asarray(signed(0, 777, 33))
+    gpu().row_sum(b)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: types.SimpleNamespace(ptr=5678))
+    gpu().row_sum(b)
+    first, second = gpu()._products._arrived.values()
+    assert first is not second and not first.host.any() and not second.host.any()
 
 
 @pytest.mark.parametrize("slices", [1, 2, 32, 33, 70])
@@ -258,7 +293,7 @@ def test_slices_are_added_in_a_fixed_order(monkeypatch, cupy, slices):
     """Each block adds up its slice, and whichever is the last one adds the slices: in groups, and the groups."""
     properties = {"name": b"CPU double", "multiProcessorCount": -(-slices // 2)}
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda device: properties)
-    inner = slices * products.LEAST_STEPS * products.STEP
+    inner = slices * products.LEAST
     a, b, bias = signed(1, 3, inner, dtype="float32"), signed(2, inner, 5, dtype="float32"), signed(3, 5, dtype="float32")
     on = [cupy.asarray(x) for x in (a, b, bias)]
     found = []

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convnet.kernels.cuda import launch, products, source
+from convnet.kernels.cuda import epochs, gradient, launch, products, source
+from convnet.kernels.cuda import kernels as cuda_kernels
 from tests.kernels_cuda.shim import signatures
 
 DTYPES = ["float32", "float64"]
@@ -56,18 +57,30 @@ def test_every_source_takes_part():
     assert found == set(source.NAMES)
 
 
-@pytest.mark.parametrize("name, part, dtype", [
-    ("Windows", "common", launch.WINDOWS), ("Divisor", "common", launch.DIVISOR), ("Product", "product", products.PRODUCT),
+@pytest.mark.parametrize("real", ["float32", "float64"])
+@pytest.mark.parametrize("name, part, layout", [
+    ("Windows", "common", lambda real: launch.WINDOWS), ("Divisor", "common", lambda real: launch.DIVISOR),
+    ("Product", "product", lambda real: products.PRODUCT), ("Rows", "data", lambda real: epochs.ROWS),
+    ("Pairs", "elementwise", cuda_kernels.pairs_type), ("Parts", "gradient", gradient.parts_type),
 ])
-def test_structures_have_the_layout_of_the_source(name, part, dtype):
-    types = {"int": np.dtype(np.int32), "u32": np.dtype(np.uint32), "bool": np.dtype(np.bool_), "Divisor": launch.DIVISOR}
+def test_structures_have_the_layout_of_the_source(name, part, layout, real):
+    dtype = layout(np.dtype(real))
+    types = {"int": np.int32, "u32": np.uint32, "bool": np.bool_, "real": real, "Divisor": launch.DIVISOR}
+    lengths = {line.split()[1]: int(line.split()[2]) for line in source.part(part).splitlines()
+               if re.match(r"#define [A-Z]+ \d+", line)}
     body = source.part(part).split(f"struct {name} {{")[1].split("}")[0]
-    statements = re.sub(r"//.*", "", body).split(";")[:-1]
-    fields = [(field.strip(), types[kind]) for kind, names in (s.split(maxsplit=1) for s in statements)
-              for field in names.split(",")]
-    padding = [field for field in dtype.names if dtype.fields[field][0].kind == "V" and not dtype.fields[field][0].names]
-    assert fields == [(field, dtype.fields[field][0]) for field in dtype.names if field not in padding]
-    assert dtype.itemsize % 4 == 0 and np.dtype(dtype.descr, align=True).itemsize == dtype.itemsize
+    expected = []
+    for statement in re.sub(r"//.*", "", body).split(";")[:-1]:
+        kind, names = statement.split(maxsplit=1)
+        for field in names.split(","):
+            field, _, length = field.strip().rstrip("]").partition("[")
+            expected.append((field, np.dtype((types[kind], lengths[length]) if length else types[kind])))
+    # As a compiler lays them out; what is added at the end is unnamed.
+    compiled = np.dtype(expected, align=True)
+    named = [field for field in dtype.names if field in compiled.names]
+    assert named == list(compiled.names)
+    assert [dtype.fields[field][:2] for field in named] == [compiled.fields[field][:2] for field in named]
+    assert dtype.itemsize == compiled.itemsize
 
 
 @given(st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))

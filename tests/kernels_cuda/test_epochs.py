@@ -220,6 +220,22 @@ def test_other_optimizers_augmentation_and_large_data_keep_the_host_in_the_loop(
     assert device_epochs(net, Backprop(), optimizer, loss, samples) is None
 
 
+def test_an_interrupted_epoch_leaves_nothing_under_way(monkeypatch, cupy, made):
+    both(small, Backprop(), SGD(0.1), epochs=1)
+    waits, runs = [], []
+
+    def interrupted(self):
+        runs.append(self)
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(capture.Replay, "run", interrupted)
+    monkeypatch.setattr(made[0]._recorder.stream, "synchronize", lambda: waits.append(len(runs)), raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        made[0].epoch(np.arange(22), 0.1)
+    assert waits == [3]
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_test_images_are_sent_once_where_they_fit(monkeypatch, cupy, room):
     images, labels = data()

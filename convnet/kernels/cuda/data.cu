@@ -23,10 +23,15 @@ extern "C" __global__ void begin_step(
     }
     const real* data[ARRAYS] = {data0, data1, data2};
     real* out[ARRAYS] = {out0, out1, out2};
-    int array = 0;
-    while (i >= rows.count[array]) i -= rows.count[array++];
-    int row = i, number = taken(row, rows.width[array], rows.by_width[array]);
-    out[array][i] = data[array][order[step * batch + row] * rows.width[array] + number];
+    // Unrolled, so that the pointers stay in registers.
+    #pragma unroll
+    for (int k = 0; k < ARRAYS; k++) {
+        if (i >= 0 && i < rows.count[k]) {
+            int row = i, number = taken(row, rows.width[k], rows.by_width[k]);
+            out[k][i] = data[k][order[step * batch + row] * rows.width[k] + number];
+        }
+        i -= rows.count[k];
+    }
 }
 
 // Write the step's loss, penalty, objective and share of wrong outputs to its row of the epoch's table. If one of them is not

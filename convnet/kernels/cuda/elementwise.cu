@@ -65,7 +65,10 @@ extern "C" __global__ void combine_pairs(
     real* y[PAIRS] = {y0, y1, y2, y3, y4, y5, y6, y7};
     const real* a[PAIRS] = {a0, a1, a2, a3, a4, a5, a6, a7};
     const real* b[PAIRS] = {b0, b1, b2, b3, b4, b5, b6, b7};
-    int j = 0;
-    while (i >= pairs.count[j]) i -= pairs.count[j++];
-    y[j][i] = pairs.first[j] * a[j][i] + pairs.second[j] * b[j][i];
+    // Unrolled, so that the pointers stay in registers.
+    #pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        if (i >= 0 && i < pairs.count[j]) y[j][i] = pairs.first[j] * a[j][i] + pairs.second[j] * b[j][i];
+        i -= pairs.count[j];
+    }
 }

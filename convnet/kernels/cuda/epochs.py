@@ -145,10 +145,13 @@ class DeviceEpochs:
             target.set(values)
         self._halted.fill(0)
         self._recorder.wait_for_others()
-        for size in self.sizes():
-            self._replays[size].run()
-        self._optimizer.steps += self.batches
-        self._recorder.stream.synchronize()
+        try:
+            for size in self.sizes():
+                self._replays[size].run()
+            self._optimizer.steps += self.batches
+        finally:
+            # Also where Ctrl-C or an error leaves steps under way: what comes next, on another stream, must not meet them.
+            self._recorder.stream.synchronize()
         return kernels.to_numpy(self._rows)
 
     def _step(self, size: int) -> Any:

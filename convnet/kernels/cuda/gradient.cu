@@ -14,11 +14,16 @@ extern "C" __global__ void add_parts(
     int i = element();
     if (i >= count) return;
     const real* a[PARTS] = {a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15};
-    int j = 0;
-    while (i >= parts.count[j]) i -= parts.count[j++];
-    real value = parts.scale[j] * a[j][i];
-    real* place = vector + parts.offset[j] + i;
-    *place = fresh ? value : *place + value;
+    // Unrolled, so that the pointers stay in registers.
+    #pragma unroll
+    for (int j = 0; j < PARTS; j++) {
+        if (i >= 0 && i < parts.count[j]) {
+            real value = parts.scale[j] * a[j][i];
+            real* place = vector + parts.offset[j] + i;
+            *place = fresh ? value : *place + value;
+        }
+        i -= parts.count[j];
+    }
 }
 
 // means: of the losses and of the penalties (0 where null), and their sum with the penalties' coefficient. One block of THREADS

@@ -14,6 +14,11 @@ Array = Any
 PARTS = 16
 
 
+def parts_type(dtype: np.dtype) -> np.dtype:
+    """Return the type of the structure ``Parts`` of gradient.cu."""
+    return np.dtype([("offset", np.int32, PARTS), ("count", np.int32, PARTS), ("scale", dtype, PARTS)])
+
+
 class DeviceGradientSum:
     """What `convnet.kernels.reference.GradientSum` does, all at the end.
 
@@ -55,8 +60,7 @@ class DeviceGradientSum:
 
     def _launch(self, now: Mapping[str, tuple[Array, float]], fresh: bool) -> None:
         xp, dtype = self._launcher.cupy, self._vector.dtype
-        kind = np.dtype([("offset", np.int32, PARTS), ("count", np.int32, PARTS), ("scale", dtype, PARTS)])
-        table = np.zeros(1, kind)
+        table = np.zeros(1, parts_type(dtype))
         arrays: list[Array | None] = [None] * PARTS
         for j, (name, (value, scale)) in enumerate(now.items()):
             target = self._parts[name]

@@ -23,6 +23,8 @@ Pair = tuple[int, int]
 RUNS, ROUNDS = 20, 5
 # As in elementwise.cu.
 PAIRS = 8
+# Numbers that one launch makes of several arrays, which take memory together; for larger ones a launch more does not count.
+TOGETHER = 1 << 24
 
 
 class CudaKernels(ReferenceKernels):
@@ -252,17 +254,16 @@ class CudaKernels(ReferenceKernels):
         if not suits(*arrays) or any(len(terms) != 2 for terms in sums):
             yield from super().combinations(sums)
             return
-        dtype = arrays[0].dtype
-        for start in range(0, len(sums), PAIRS):
-            part = sums[start:start + PAIRS]
-            table = np.zeros(1, [("first", dtype, PAIRS), ("second", dtype, PAIRS), ("count", np.int32, PAIRS)])
+        for part in _groups(sums):
+            dtype, missing = arrays[0].dtype, [None] * (PAIRS - len(part))
+            table = np.zeros(1, pairs_type(dtype))
             for j, ((first, a), (second, _)) in enumerate(part):
                 table["first"][0, j], table["second"][0, j], table["count"][0, j] = first, second, a.size
-            missing = [None] * (PAIRS - len(part))
             made = [self._xp.empty(a.shape, dtype) for (_, a), _ in part]
             given = ([*self._contiguous(*(terms[k][1] for terms in part)), *missing] for k in (0, 1))
             self.launcher.elements("combine_pairs", dtype, int(table["count"].sum()), *made, *missing, *chain(*given), table)
-            yield from made
+            while made:
+                yield made.pop(0)
 
     # --- the end of a step --------------------------------------------------------------------------------------------
 
@@ -377,6 +378,22 @@ class CudaKernels(ReferenceKernels):
                 end.synchronize()
                 found.append(cuda.get_elapsed_time(start, end) / 1000 / RUNS)
         return min(found)
+
+
+def pairs_type(dtype: np.dtype) -> np.dtype:
+    """Return the type of the structure ``Pairs`` of elementwise.cu."""
+    return np.dtype([("first", dtype, PAIRS), ("second", dtype, PAIRS), ("count", np.int32, PAIRS)])
+
+
+def _groups(sums: Sequence[Sequence[tuple[float, Array]]]) -> Iterator[list[Sequence[tuple[float, Array]]]]:
+    """Yield `sums` of arrays in groups that one launch can compute."""
+    group: list[Sequence[tuple[float, Array]]] = []
+    for terms in sums:
+        if len(group) == PAIRS or (group and sum(each[0][1].size for each in (*group, terms)) > TOGETHER):
+            yield group
+            group = []
+        group.append(terms)
+    yield group
 
 
 def _conv_windows(images: tuple[int, ...], size: Pair, stride: Pair, padding: Pair, filters: int) -> np.ndarray:

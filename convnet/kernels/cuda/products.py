@@ -1,4 +1,4 @@
-"""Matrix products and convolutions on the device, each in two ways: by the own kernels, and by cuBLAS.
+"""Matrix products and convolutions on the device, each in several ways: by the own kernels, and by cuBLAS.
 
 The own kernels of a convolution read the windows straight from the images, add the bias as they write, take the bias's
 gradient along with the weights', and need no column matrix but for the adjoint to images of few channels: one launch. cuBLAS
@@ -7,7 +7,8 @@ multiplies faster and needs the column matrix, and a launch more for the bias.
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,16 +19,24 @@ from convnet.kernels.cuda.launch import LARGEST, SIZES, THREADS, Launcher
 Array = Any
 Pair = tuple[int, int]
 
-# As in product.cu: tiles of rows and columns, the narrow one for up to so many columns.
-TILE, NARROW = (64, 64), (128, 32)
-STEP = 16
+
+class Tiles(NamedTuple):
+    """How a kernel of product.cu cuts a result: rows, columns, and the length of a step along the inner axis."""
+
+    rows: int
+    columns: int
+    step: int
+
+
+# As in product.cu: by the kind of kernel, tiles for many and for few columns, and threads of a block.
+TILES = {False: (Tiles(64, 64, 16), Tiles(128, 32, 16), 256), True: (Tiles(128, 64, 8), Tiles(128, 32, 16), 128)}
 PRODUCT = np.dtype([("m", np.int32), ("n", np.int32), ("k", np.int32), ("slice", np.int32), ("narrow", np.bool_), ("", "V3")])
 # As in sums.cu.
 ACROSS, LEVELS = 32, 4
 # Images of fewer channels leave most columns of a tile empty: their adjoint is computed by way of the column matrix.
 THIN = 16
-# A slice of the inner axis holds at least so many steps, or its start and end cost more than it saves.
-LEAST_STEPS = 4
+# A slice of the inner axis has at least this length, or its start and end cost more than it saves.
+LEAST = 64
 
 
 class Products:
@@ -50,8 +59,7 @@ class Products:
         self._launcher, self._cublas, self._choices, self._tf32 = launcher, cublas, choices, tf32
         self._xp = launcher.cupy
         self._blocks = 2 * multiprocessors
-        # Zeros between launches, which follow one another. Parts times slices of a sum are no more than there are blocks.
-        self._arrived = self._xp.zeros(self._blocks * (1 + LEVELS), np.uint32)
+        self._arrived: dict[int, Array] = {}
 
     @property
     def measured(self) -> dict[str, dict[str, float]]:
@@ -91,28 +99,29 @@ class Products:
         n, p, q, k = self._columns_shape(g)
         filters = weight.shape[-1]
 
-        def own() -> Array:
-            return self._tiled("convolution", (x, weight), (g,), n * p * q, filters, k, bias)
+        def own(large: bool = False) -> Array:
+            return self._tiled("convolution", (x, weight), (g,), n * p * q, filters, k, bias, large)
 
         def cublas() -> Array:
             flat = self._columns(x, g).reshape(-1, k)
             return self._biased(self._gemm(flat, False, weight.reshape(k, -1), False, (n * p * q, filters)), bias)
 
-        return self._way(f"conv {_name(g)}", x.dtype, own, cublas, n * p * q * k)().reshape(n, p, q, filters)
+        way = self._way(f"conv {_name(g)}", x.dtype, own, cublas, n * p * q * k, partial(own, large=True))
+        return way().reshape(n, p, q, filters)
 
     def conv_adjoint(self, b: Array, weight: Array, g: np.ndarray) -> Array:
         """Return the adjoint of `conv`, images of the geometry `g`."""
         n, p, q, k = self._columns_shape(g)
         images = tuple(int(g[0][axis]) for axis in ("n", "h", "w", "c"))
-        filters = weight.shape[-1]
+        filters, spaced = weight.shape[-1], g[0]["sh"] > 1 or g[0]["sw"] > 1
 
-        def own() -> Array:
-            if images[3] < THIN and n * p * q * k < LARGEST:
-                return gathered(self._tiled("product_nt", (b, weight), (), n * p * q, k, filters, None))
+        def thin() -> Array:
+            return gathered(self._tiled("product_nt", (b, weight), (), n * p * q, k, filters, None))
+
+        def own(large: bool = False) -> Array:
             cells, inner = math.prod(images[:3]), math.prod(weight.shape[:2]) * filters
-            spaced = g[0]["sh"] > 1 or g[0]["sw"] > 1
             kernel = "convolution_adjoint_spaced" if spaced else "convolution_adjoint"
-            return self._tiled(kernel, (b, weight), (g,), cells, images[3], inner, None)
+            return self._tiled(kernel, (b, weight), (g,), cells, images[3], inner, None, large)
 
         def cublas() -> Array:
             return gathered(self._gemm(b.reshape(-1, filters), False, weight.reshape(k, -1), True, (n * p * q, k)))
@@ -122,35 +131,40 @@ class Products:
             self._launcher.elements("col2im", b.dtype, x.size, columns, x, g)
             return x
 
-        return self._way(f"conv adjoint {_name(g)}", b.dtype, own, cublas, n * p * q * k)().reshape(images)
+        if images[3] < THIN and n * p * q * k < LARGEST:
+            way = self._way(f"conv adjoint {_name(g)}", b.dtype, thin, cublas, n * p * q * k)
+        else:
+            large = None if spaced else partial(own, large=True)
+            way = self._way(f"conv adjoint {_name(g)}", b.dtype, own, cublas, n * p * q * k, large)
+        return way().reshape(images)
 
     def conv_weight_gradient(self, a: Array, b: Array, g: np.ndarray) -> Array:
         """Return the sum over windows of (window of `a`) times `b`, (KH·KW·C, F)."""
         n, p, q, k = self._columns_shape(g)
         filters = b.shape[-1]
 
-        def own() -> Array:
-            return self._tiled("convolution_weight_gradient", (a, b), (g,), k, filters, n * p * q, None)
+        def own(large: bool = False) -> Array:
+            return self._tiled("convolution_weight_gradient", (a, b), (g,), k, filters, n * p * q, None, large)
 
         def cublas() -> Array:
             flat = self._columns(a, g).reshape(-1, k)
             return self._gemm(flat, True, b.reshape(-1, filters), False, (k, filters))
 
-        return self._way(f"conv weight gradient {_name(g)}", a.dtype, own, cublas, n * p * q * k)()
+        return self._way(f"conv weight gradient {_name(g)}", a.dtype, own, cublas, n * p * q * k, partial(own, large=True))()
 
     def conv_gradients(self, a: Array, b: Array, g: np.ndarray) -> tuple[Array, Array]:
         """Return the weight gradient and the sum of `b` over all windows."""
         n, p, q, k = self._columns_shape(g)
         filters = b.shape[-1]
 
-        def own() -> tuple[Array, Array]:
-            return _parted(self._tiled("convolution_weight_gradient", (a, b), (g,), k + 1, filters, n * p * q, None))
+        def own(large: bool = False) -> tuple[Array, Array]:
+            return _parted(self._tiled("convolution_weight_gradient", (a, b), (g,), k + 1, filters, n * p * q, None, large))
 
         def cublas() -> tuple[Array, Array]:
             flat = self._columns(a, g).reshape(-1, k)
             return self._gemm(flat, True, b.reshape(-1, filters), False, (k, filters)), self.row_sum(b)
 
-        return self._way(f"conv gradients {_name(g)}", a.dtype, own, cublas, n * p * q * k)()
+        return self._way(f"conv gradients {_name(g)}", a.dtype, own, cublas, n * p * q * k, partial(own, large=True))()
 
     def row_sum(self, b: Array, a: Array | None = None, mean: Array | None = None) -> Array:
         """Return the sum of `b`, with an `a` that of ``(a - mean) (b - mean)``, over all but the last axis."""
@@ -163,41 +177,59 @@ class Products:
         splits = -(-rows // slice_)
         out = self._xp.empty(columns, b.dtype)
         self._launcher.blocks("row_sums", b.dtype, (groups, splits), THREADS, b, a, mean, out,
-                              *self._shared_sums(groups, splits, 1, b.dtype), *map(np.int32, (rows, columns, slice_)))
+                              *self._shared_sums(groups, splits, THREADS, b.dtype), *map(np.int32, (rows, columns, slice_)))
         return out
 
-    # --- the two ways -------------------------------------------------------------------------------------------------
+    # --- the ways -------------------------------------------------------------------------------------------------
 
-    def _way(self, problem: str, dtype: np.dtype, own: Way, cublas: Way, columns: int = 0) -> Way:
-        """Return the way to take; `columns` is the size of the column matrix that cuBLAS would need."""
-        if self._cublas is None or columns >= LARGEST:
-            return own
-        if dtype == np.float32 and self._tf32():
+    def _way(self, problem: str, dtype: np.dtype, own: Way, cublas: Way, columns: int = 0, large: Way | None = None) -> Way:
+        """Return the way to take.
+
+        Parameters
+        ----------
+        problem : str
+        dtype : numpy.dtype
+        own, cublas : callable
+        columns : int
+            The size of the column matrix that cuBLAS would need.
+        large : callable, optional
+            The own kernel with large tiles.
+        """
+        if dtype == np.float32 and self._tf32() and self._cublas is not None and columns < LARGEST:
             return cublas
-        return self._choices.of(f"{problem} {dtype}", {"own": own, "cublas": cublas})
+        ways = {"own": own} if large is None else {"own": own, "own, large tiles": large}
+        if self._cublas is not None and columns < LARGEST:
+            ways["cublas"] = cublas
+        return own if len(ways) == 1 else self._choices.of(f"{problem} {dtype}", ways)
 
     def _tiled(self, kernel: str, factors: tuple[Array, Array], geometry: tuple[np.ndarray, ...], m: int, n: int, k: int,
-               bias: Array | None) -> Array:
+               bias: Array | None, large: bool = False) -> Array:
         """Return an (m, n) array that a tiled kernel computes, its inner axis cut so that all multiprocessors have work."""
         dtype = factors[0].dtype
-        rows, columns = NARROW if n <= NARROW[1] else TILE
-        tiles = -(-m // rows), -(-n // columns)
-        steps = -(-k // STEP)
-        splits = max(1, min(self._blocks // math.prod(tiles), steps // LEAST_STEPS))
-        slice_ = -(-steps // splits) * STEP
+        wide, narrow, threads = TILES[large]
+        tile = narrow if n <= narrow.columns else wide
+        tiles = -(-m // tile.rows), -(-n // tile.columns)
+        steps = -(-k // tile.step)
+        splits = max(1, min(self._blocks // math.prod(tiles), steps * tile.step // LEAST))
+        slice_ = -(-steps // splits) * tile.step
         splits = -(-k // slice_)
         out = self._xp.empty((m, n), dtype)
         problem = np.zeros(1, PRODUCT)
-        problem["m"], problem["n"], problem["k"], problem["slice"], problem["narrow"] = m, n, k, slice_, columns < TILE[1]
-        self._launcher.blocks(kernel, dtype, (*tiles, splits), THREADS, *factors, bias, out,
-                              *self._shared_sums(math.prod(tiles), splits, rows * columns // THREADS, dtype), *geometry, problem)
+        problem["m"], problem["n"], problem["k"], problem["slice"], problem["narrow"] = m, n, k, slice_, tile is narrow
+        self._launcher.blocks(f"{kernel}_large" if large else kernel, dtype, (*tiles, splits), threads, *factors, bias, out,
+                              *self._shared_sums(math.prod(tiles), splits, tile.rows * tile.columns, dtype), *geometry, problem)
         return out
 
     def _shared_sums(self, parts: int, splits: int, count: int, dtype: np.dtype) -> tuple[Array | None, Array | None]:
-        """Return what blocks that share sums need: room for `count` numbers of each thread, and counters of who has arrived."""
+        """Return what blocks that share sums need: room for `count` numbers of each block, and counters of who has arrived."""
         if splits == 1:
             return None, None
-        return self._xp.empty((parts, splits, count, THREADS), dtype), self._arrived
+        # Zeros between launches: those of one stream follow one another, those of two may not share them.
+        stream = self._xp.cuda.get_current_stream().ptr
+        if stream not in self._arrived:
+            # Parts times slices of a sum are no more than there are blocks.
+            self._arrived[stream] = self._xp.zeros(self._blocks * (1 + LEVELS), np.uint32)
+        return self._xp.empty((parts, splits, count), dtype), self._arrived[stream]
 
     def _gemm(self, a: Array, a_t: bool, b: Array, b_t: bool, shape: tuple[int, int]) -> Array:
         out = self._xp.empty(shape, a.dtype)

@@ -3,46 +3,47 @@
 #define GROUP 32   // slices that one block adds up
 #define LEVELS 4   // more than are needed: GROUP to the power of LEVELS slices
 
-// Add up what the blocks of all `slices` hold in `sum`, COUNT numbers for each of THREADS threads. True in one block, which then
+// Add up what the blocks of all `slices` hold in `sum`, COUNT numbers for each of BLOCK threads. True in one block, which then
 // holds the total; the others are done. `part` is the number of what is added up, among those of the launch.
 //
-// Each block writes its numbers to `partial`, of (part, slice, COUNT, THREADS), and counts itself in. The last one of a group adds
+// Each block writes its numbers to `partial`, of (part, slice, COUNT, BLOCK), and counts itself in. The last one of a group adds
 // up the group, upwards, and goes on for it. Which block is the last depends on timing; what it adds, and in which order, does
 // not. `arrived`, LEVELS + slices counters for each part, holds zeros before and after. Threads with nothing to add say `idle`.
-template <int COUNT>
+template <int COUNT, int BLOCK>
 __device__ __forceinline__ bool added_up(
     real* sum, real* partial, u32* arrived, int part, int slice, int slices, bool idle)
 {
     __shared__ bool last;
-    partial += (long long)part * slices * COUNT * THREADS + threadIdx.x;
+    partial += (long long)part * slices * COUNT * BLOCK + threadIdx.x;
     arrived += part * (slices + LEVELS);
     for (int step = 1, level = 0; step < slices; step *= GROUP, level++) {
         int first = slice - slice % (step * GROUP);
         int members = smaller(GROUP, (slices - first + step - 1) / step);
-        real* mine = partial + (long long)slice * COUNT * THREADS;
+        real* mine = partial + (long long)slice * COUNT * BLOCK;
         if (!idle) {
             #pragma unroll
-            for (int e = 0; e < COUNT; e++) mine[e * THREADS] = sum[e];
+            for (int e = 0; e < COUNT; e++) mine[e * BLOCK] = sum[e];
         }
-        __threadfence();
+        // What the block has written must be seen before its arrival, and the others' after theirs.
         __syncthreads();
         if (threadIdx.x == 0) {
             u32* counter = arrived + first + level;  // first is a multiple of GROUP to the power of level + 1
+            __threadfence();
             last = atomicAdd(counter, 1u) == (u32)members - 1;
+            __threadfence();
             if (last) *counter = 0;
         }
         __syncthreads();
         if (!last) return false;
-        __threadfence();
         if (!idle) {
-            const real* from = partial + (long long)first * COUNT * THREADS;
+            const real* from = partial + (long long)first * COUNT * BLOCK;
             #pragma unroll
             for (int e = 0; e < COUNT; e++) sum[e] = 0;
             #pragma unroll 4
             for (int j = 0; j < members; j++) {
                 #pragma unroll
-                for (int e = 0; e < COUNT; e++) sum[e] += from[e * THREADS];
-                from += (long long)step * COUNT * THREADS;
+                for (int e = 0; e < COUNT; e++) sum[e] += from[e * BLOCK];
+                from += (long long)step * COUNT * BLOCK;
             }
         }
         slice = first;
@@ -75,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_sums(
     bool idle = line > 0 || column >= columns;
     if (!idle)
         for (int other = 1; other < LINES; other++) sum += shared[other * ACROSS + lane];
-    if (added_up<1>(&sum, partial, arrived, blockIdx.x, blockIdx.y, gridDim.y, idle) && !idle) out[column] = sum;
+    if (added_up<1, THREADS>(&sum, partial, arrived, blockIdx.x, blockIdx.y, gridDim.y, idle) && !idle) out[column] = sum;
 }
 
 // Of each row of `width` numbers: the sum of |v|, with the sign of each number, or without `sign` the sum of v² / 2. A block of
