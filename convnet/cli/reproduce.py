@@ -59,7 +59,8 @@ def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
 
 def chosen(arguments: argparse.Namespace) -> list[Definition]:
     """Return the experiments that are asked for, at their scale."""
-    from convnet.reproduce.definition import find, names, scaled
+    from convnet.reproduce.reading import find, names
+    from convnet.reproduce.scales import scaled
 
     if not arguments.names:
         raise ValueError(f"name an experiment: one of {', '.join(names())}, or an own .toml file")
@@ -124,9 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
 def list_experiments(arguments: argparse.Namespace, store: Store) -> None:
     """Print every experiment with its place in the papers, its number of jobs and the time of what is missing, here."""
     from convnet.comparison import aligned
-    from convnet.reproduce.definition import find, names, scaled
     from convnet.reproduce.driver import at, estimate
     from convnet.reproduce.notes import duration
+    from convnet.reproduce.reading import find, names
+    from convnet.reproduce.scales import scaled
 
     lines = [["experiment", "paper", "jobs", "time here"]]
     for name in arguments.names or names():

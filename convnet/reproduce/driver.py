@@ -67,7 +67,7 @@ def reproduce(
     Parameters
     ----------
     definition : Definition
-        At its scale, see `convnet.reproduce.definition.scaled`, and in its place, see `at`.
+        At its scale, see `convnet.reproduce.scales.scaled`, and in its place, see `at`.
     store : Store
     processes, threads : int
         Processes at a time on this machine, and threads of each.

@@ -2,7 +2,8 @@
 import pytest
 from reproduce_tools import TINY, write_tiny
 
-from convnet.reproduce.definition import SCALES, DefinitionError, find, names, scaled
+from convnet.reproduce.reading import DefinitionError, find, names
+from convnet.reproduce.scales import SCALES, scaled
 
 COVERAGE = {
     "000": {"Table 1", "Table 2", "Table 3", "Figure 2", "Figure 3", "Figure 4"},

@@ -20,9 +20,9 @@ from convnet import experiment as experiments
 from convnet import kernels
 from convnet.cli import main
 from convnet.reproduce import child, driver
-from convnet.reproduce.definition import find
 from convnet.reproduce.driver import reproduce, shares
 from convnet.reproduce.jobs import cells, wanted
+from convnet.reproduce.reading import find
 from convnet.reproduce.store import Store
 
 SHORT = TINY.replace("[0.01, 0.1, 1]", "[0.01, 0.1]")

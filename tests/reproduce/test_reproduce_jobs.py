@@ -11,10 +11,12 @@ from convnet.data import load
 from convnet.experiment import Setup
 from convnet.passes import LossIBP
 from convnet.reproduce import cost
-from convnet.reproduce.definition import Part, find, scaled
+from convnet.reproduce.definition import Part
 from convnet.reproduce.jobs import Job, cells, finished, job_count, wanted
 from convnet.reproduce.networks import build
+from convnet.reproduce.reading import find
 from convnet.reproduce.runs import PartExperiment, fold_of, identity
+from convnet.reproduce.scales import scaled
 from convnet.reproduce.store import Store, key_of
 
 

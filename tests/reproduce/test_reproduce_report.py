@@ -6,10 +6,11 @@ import pytest
 from reproduce_tools import TINY, made_up, write_tiny
 
 from convnet.cli import main
-from convnet.reproduce.definition import find, scaled
 from convnet.reproduce.jobs import cells, wanted
 from convnet.reproduce.notes import duration
+from convnet.reproduce.reading import find
 from convnet.reproduce.report import build, write
+from convnet.reproduce.scales import scaled
 from convnet.reproduce.store import Store
 
 MACHINE = {"host": "h", "system": "Linux", "python": "3.12", "processor": "A processor", "cores": 4, "threads": 1,
