@@ -1,7 +1,7 @@
-"""Convolution, ReLU and max pooling in a row, computed together.
+"""Layers in a row that are computed together: convolution, ReLU and max pooling; a convolution or dense layer and ReLU.
 
-The three layers keep their meaning, their parameters and their traces; a block only spares the trip of the convolution's
-output to the main memory and back, four times a pass. Each image is convolved, rectified and pooled while it is in the
+The layers keep their meaning, their parameters and their traces; a block only spares the trip of the first one's
+output to the main memory and back. In the block with pooling each image is convolved, rectified and pooled while it is in the
 cache, and the unpooled map is never stored. Two facts allow it. ReLU is monotone, so the maximum may be taken first:
 ``y = max(0, max_w c_w)``. And where ``y = 0`` nothing passes in any direction, which a position outside the window says: the
 positions are all that the later passes need.
@@ -15,7 +15,49 @@ from convnet import kernels
 from convnet.layers.activations import ReLU
 from convnet.layers.base import Array, Container, Layer
 from convnet.layers.conv import Conv
+from convnet.layers.dense import Dense
 from convnet.layers.pooling import MaxPool
+
+
+class LinearBlock(Container):
+    """A `Conv` or `Dense` and a `ReLU` of a chain as it is walked, where the kernels rectify what they write."""
+
+    def __init__(self, linear: Conv | Dense, relu: ReLU):
+        self.linear, self.relu = linear, relu
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the two layers."""
+        yield from (("", self.linear), ("", self.relu))
+
+    def forward(self, x: Array, walk: Any) -> Array:
+        """Return ``max(0, y)`` of the first layer's output ``y``, and record where it is positive."""
+        k, linear = kernels.of(x), self.linear
+        weight, bias = linear.parameters["weight"], linear.parameters.get("bias")
+        if not k.fuses_relu(x, weight):
+            return walk(self.relu, walk(linear, x))
+        walk.note(linear, x)
+        walk.record(linear)
+        record = walk.record(self.relu)
+        if isinstance(linear, Dense):
+            y, record.mask = k.dense_relu(x, weight, bias)
+        else:
+            y, record.mask = k.conv_relu(x, weight, bias, linear.stride, linear.padding)
+        return y
+
+    def backward(self, b: Array | None, walk: Any) -> Array | None:
+        """Go back through one layer after the other: what passes the ReLU is a factor of the weight gradient."""
+        return walk(self.linear, walk(self.relu, b))
+
+    def third_pass(self, t: Array | None, walk: Any) -> Array | None:
+        """Return the tangent of the first layer's output where that is positive."""
+        linear = self.linear
+        if t is None or linear in walk.ends or not kernels.of(t).fuses_relu(t, linear.parameters["weight"]):
+            return walk(self.relu, walk(linear, t))
+        walk.note(linear, t)
+        k, weight, mask = kernels.of(t), linear.parameters["weight"], walk.record(self.relu).mask
+        if isinstance(linear, Dense):
+            return k.dense_masked(t, weight, mask)
+        return k.conv_masked(t, weight, linear.stride, linear.padding, mask)
 
 
 class ConvBlock(Container):
@@ -60,12 +102,15 @@ class ConvBlock(Container):
 
 
 def with_blocks(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Return `layers` with each convolution, ReLU and max pooling in a row as one block."""
+    """Return `layers` with those in a row that can be computed together as one block."""
     walked: list[Layer] = []
     for layer in layers:
-        if [type(part) for part in (*walked[-2:], layer)] == [Conv, ReLU, MaxPool]:  # subclasses may do other things
-            conv, relu = walked[-2:]
-            walked[-2:] = [ConvBlock(conv, relu, layer)]  # type: ignore[arg-type]
+        before = walked[-1] if walked else None
+        # By their types: subclasses may do other things.
+        if type(layer) is ReLU and type(before) in (Conv, Dense):
+            walked[-1] = LinearBlock(before, layer)  # type: ignore[arg-type]
+        elif type(layer) is MaxPool and isinstance(before, LinearBlock) and type(before.linear) is Conv:
+            walked[-1] = ConvBlock(before.linear, before.relu, layer)
         else:
             walked.append(layer)
     return tuple(walked)

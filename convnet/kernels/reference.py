@@ -124,6 +124,10 @@ class ReferenceKernels:
         """Whether `conv_relu_max_pool` and `conv_gather` exist for arrays like `x`. Not here: the layers say it all."""
         return False
 
+    def fuses_relu(self, x: Array, weight: Array) -> bool:
+        """Whether `dense_relu`, `dense_masked`, `conv_relu` and `conv_masked` exist for such arrays. Not on a CPU."""
+        return False
+
     # --- elementwise --------------------------------------------------------------------------------------------------
 
     def relu(self, x: Array) -> tuple[Array, Array]:

@@ -25,6 +25,7 @@ from tests.kernels_cuda.test_cuda_kernels import (  # noqa: F401
     test_not_a_number_is_seen,
     test_pooling,
     test_products,
+    test_products_end_in_a_relu,
     test_products_of_what_is_not_contiguous,
     test_slices_are_added_in_a_fixed_order,
     test_softmax_cross_entropy,

@@ -74,6 +74,15 @@ def test_convolutions(cupy, library, only_cublas):
     assert library.count_of(PRODUCTS) == before + 4
 
 
+def test_products_end_in_a_relu(cupy, library, only_cublas):
+    x, w, bias = signed(0, 6, 5), signed(1, 5, 3), signed(2, 3)
+    y, mask = gpu().dense_relu(*map(cupy.asarray, (x, w, bias)))
+    np.testing.assert_allclose(to_numpy(y), np.maximum(x @ w + bias, 0), atol=1e-13)
+    np.testing.assert_array_equal(to_numpy(mask), x @ w + bias > 0)
+    found = gpu().dense_masked(cupy.asarray(x), cupy.asarray(w), mask)
+    np.testing.assert_allclose(to_numpy(found), np.where(to_numpy(mask), x @ w, 0), atol=1e-13)
+
+
 def test_gradients_of_dense_layers(cupy, library, only_cublas):
     a, b = signed(0, 6, 5), signed(1, 6, 3)
     before = library.count_of(PRODUCTS)

@@ -118,6 +118,31 @@ def test_a_block_gives_what_its_layers_give(cupy, window, step):
     assert 0 < (expected == 0).sum() < expected.size
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("way", ["own", "own, large tiles"])
+def test_products_end_in_a_relu(monkeypatch, cupy, way, dtype):
+    """One launch gives what a product and a ReLU give, with and without slices that blocks share."""
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: way if way in ways else "own")
+    for rows, inner, units in ((3, 5, 4), (70, 300, 40)):
+        x, w, bias = signed(1, rows, inner, dtype=dtype), signed(2, inner, units, dtype=dtype), signed(3, units, dtype=dtype)
+        t = signed(4, rows, inner, dtype=dtype)
+        x[1, 1] = np.nan
+        on = [cupy.asarray(a) for a in (x, w, bias, t)]
+        y, mask = gpu().dense_relu(*on[:3])
+        expected, where = reference.relu(x @ w + bias)
+        close(y, expected)
+        close(mask, where)
+        close(gpu().dense_masked(on[3], on[1], mask), np.where(where, t @ w, 0).astype(dtype))
+    place = ((1, 2), (2, 1))
+    x, t, w, bias = (signed(k, *shape, dtype=dtype) for k, shape in enumerate([(3, 9, 8, 4), (3, 9, 8, 4), (3, 2, 4, 37), (37,)]))
+    on = [cupy.asarray(a) for a in (x, t, w, bias)]
+    y, mask = gpu().conv_relu(on[0], on[2], on[3], *place)
+    expected, where = reference.relu(reference.conv(x, w, bias, *place))
+    close(y, expected)
+    close(mask, where)
+    close(gpu().conv_masked(on[1], on[2], *place, mask), reference.masked(reference.conv(t, w, None, *place), where))
+
+
 def test_large_windows_have_wide_positions(cupy):
     x = signed(0, 2, 18, 19, 3)
     x[0, 16, 16, 0] = 10.0

@@ -307,8 +307,8 @@ def test_joined_branches_are_trained_too(made):
 
 
 @pytest.mark.parametrize("network, algorithm, launches", [
-    ("mnist", Backprop(), 23), ("mnist", LossIBP(0.01), 33), ("mnist", PredictionIBP(0.01), 44),
-    ("cifar", Backprop(), 28), ("cifar", LossIBP(0.01), 40),
+    ("mnist", Backprop(), 22), ("mnist", LossIBP(0.01), 31), ("mnist", PredictionIBP(0.01), 42),
+    ("cifar", Backprop(), 27), ("cifar", LossIBP(0.01), 38),
 ])
 def test_launches_of_a_step(monkeypatch, cupy, made, network, algorithm, launches):
     # What is launched does not depend on what the kernels find; of 132 multiprocessors.

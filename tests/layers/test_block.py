@@ -5,7 +5,7 @@ import pytest
 import convnet
 from convnet import kernels
 from convnet.layers import BatchNorm, Conv, Dense, Flatten, MaxPool, MeanPool, ReLU, Residual
-from convnet.layers.block import ConvBlock, with_blocks
+from convnet.layers.block import ConvBlock, LinearBlock, with_blocks
 from convnet.passes import AdversarialTraining, Backprop, JacobianRegularizer, LossIBP, PredictionIBP
 
 pytest.importorskip("numba")
@@ -20,12 +20,18 @@ def network(seed=0):
         (18, 19, 2), seed=seed, dtype="float64")
 
 
-def test_only_the_three_in_a_row_become_a_block():
-    conv, relu, pool, flat = Conv(2, 3), ReLU(), MaxPool(2, 2), Flatten()
-    walked = with_blocks([conv, relu, pool, flat])
-    assert isinstance(walked[0], ConvBlock)
-    assert walked[1] is flat
-    for others in ([conv, relu], [conv, pool, relu], [relu, pool], [conv, relu, MeanPool(2, 2)], [conv, BatchNorm(), relu, pool]):
+def test_only_what_stands_in_a_row_becomes_a_block():
+    conv, relu, pool, flat, dense = Conv(2, 3), ReLU(), MaxPool(2, 2), Flatten(), Dense(3)
+    first, second, third, *rest = with_blocks([conv, relu, pool, flat, dense, relu])
+    assert isinstance(first, ConvBlock) and second is flat and isinstance(third, LinearBlock) and rest == []
+    first, second = with_blocks([conv, relu, MeanPool(2, 2)])
+    assert isinstance(first, LinearBlock) and type(second) is MeanPool
+    assert len(with_blocks([dense, relu, pool])) == 2
+
+    class Own(ReLU):
+        """A layer that may do other things."""
+
+    for others in ([conv, pool, relu], [relu, pool], [conv, BatchNorm(), relu, pool], [conv, Own(), pool], [relu, relu]):
         assert with_blocks(others) == tuple(others)
 
 

@@ -42,6 +42,20 @@ __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
 
 __device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
 
+// What can be done to a number as it is written.
+#define RECTIFIED 1  // max(0, number), and where it is positive goes to the mask
+#define MASKED 2     // 0 where the mask is not set
+
+__device__ __forceinline__ real ended(real value, bool* mask, long long at, int ending)
+{
+    if (ending == RECTIFIED) {
+        mask[at] = value > 0;
+        // A NaN passes, so that it is seen.
+        return value <= 0 ? real(0) : value;
+    }
+    return ending == MASKED && !mask[at] ? real(0) : value;
+}
+
 // The first and last window, along one axis, that cover a cell of the padded image.
 __device__ __forceinline__ int first_window(int cell, int size, const Divisor& stride)
 {

@@ -4,10 +4,7 @@ extern "C" __global__ void relu(const real* x, real* y, bool* mask, int count)
 {
     int i = element();
     if (i >= count) return;
-    real value = x[i];
-    mask[i] = value > 0;
-    // A NaN passes, so that it is seen.
-    y[i] = value <= 0 ? real(0) : value;
+    y[i] = ended(x[i], mask, i, RECTIFIED);
 }
 
 extern "C" __global__ void masked(const real* b, const bool* mask, real* y, int count)
@@ -16,10 +13,11 @@ extern "C" __global__ void masked(const real* b, const bool* mask, real* y, int 
     if (i < count) y[i] = mask[i] ? b[i] : real(0);
 }
 
-extern "C" __global__ void add_bias(real* y, const real* bias, int columns, int count)
+// What the own products do as they write: add the bias, where it is not null, and end.
+extern "C" __global__ void finish(real* y, const real* bias, bool* mask, int ending, int columns, int count)
 {
     int i = element();
-    if (i < count) y[i] += bias[i % columns];
+    if (i < count) y[i] = ended(bias ? y[i] + bias[i % columns] : y[i], mask, i, ending);
 }
 
 // y = scale (a - shift) + other b + offset; all but a and b have a value for each column, and may be null, as b may, but scale.

@@ -13,7 +13,7 @@ from convnet.kernels.cuda.choice import Choices, Way, record_path
 from convnet.kernels.cuda.cublas import Cublas, CublasError
 from convnet.kernels.cuda.gradient import DeviceGradientSum
 from convnet.kernels.cuda.launch import THREADS, Launcher, suits, windows
-from convnet.kernels.cuda.products import Products
+from convnet.kernels.cuda.products import End, Products
 from convnet.kernels.reference import ReferenceKernels, block_position_type, position_type, window_counts
 
 Array = Any
@@ -68,7 +68,7 @@ class CudaKernels(ReferenceKernels):
 
     def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Return ``x weight + bias``."""
-        return self._products.matrix(x, weight, bias) if suits(x, weight) else super().dense(x, weight, bias)
+        return self._products.matrix(x, weight, End(bias)) if suits(x, weight) else super().dense(x, weight, bias)
 
     def dense_gradients(self, a: Array, b: Array) -> tuple[Array, Array]:
         """Return ``a^T b`` and the `row_sum` of `b`, which one launch computes."""
@@ -83,8 +83,10 @@ class CudaKernels(ReferenceKernels):
         if not suits(x, weight):
             return super().conv(x, weight, bias, stride, padding)
         x, weight = self._contiguous(x, weight)
-        g = _conv_windows(x.shape, weight.shape[:2], stride, padding, weight.shape[3])
-        return self._products.conv(x, weight, bias, g)
+        return self._conv(x, weight, stride, padding, End(bias))
+
+    def _conv(self, x: Array, weight: Array, stride: Pair, padding: Pair, end: End) -> Array:
+        return self._products.conv(x, weight, _conv_windows(x.shape, weight.shape[:2], stride, padding, weight.shape[3]), end)
 
     def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
         """Return the adjoint of `conv` applied to `b` (N, P, Q, F), as images (N, *image, C)."""
@@ -212,6 +214,33 @@ class CudaKernels(ReferenceKernels):
     ) -> Array:
         """Return the convolution of `t` at the position of each window, 0 where that is no cell's."""
         return self.max_pool_gather(self.conv(t, weight, None, stride, padding), positions, window, step)
+
+    def fuses_relu(self, x: Array, weight: Array) -> bool:
+        """Whether the four methods that follow exist for such arrays."""
+        return suits(x, weight)
+
+    def dense_relu(self, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array]:
+        """Return ``max(x weight + bias, 0)`` and where that is positive."""
+        mask = self._xp.empty((len(x), weight.shape[1]), bool)
+        return self._products.matrix(x, weight, End(bias, mask, rectify=True)), mask
+
+    def dense_masked(self, t: Array, weight: Array, mask: Array) -> Array:
+        """Return ``t weight`` where `mask` is true, 0 elsewhere."""
+        return self._products.matrix(t, weight, End(mask=mask))
+
+    def conv_relu(
+        self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair
+    ) -> tuple[Array, Array]:
+        """Return the convolution's positive part and where it is positive."""
+        x, weight = self._contiguous(x, weight)
+        g = _conv_windows(x.shape, weight.shape[:2], stride, padding, weight.shape[3])
+        mask = self._xp.empty(tuple(int(g[0][axis]) for axis in ("n", "p", "q", "f")), bool)
+        return self._products.conv(x, weight, g, End(bias, mask, rectify=True)), mask
+
+    def conv_masked(self, t: Array, weight: Array, stride: Pair, padding: Pair, mask: Array) -> Array:
+        """Return the convolution of `t` without a bias where `mask` is true, 0 elsewhere."""
+        t, weight = self._contiguous(t, weight)
+        return self._conv(t, weight, stride, padding, End(mask=mask))
 
     # --- elementwise --------------------------------------------------------------------------------------------------
 

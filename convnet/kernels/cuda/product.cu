@@ -212,8 +212,9 @@ __device__ __forceinline__ real unread(const WithOnes<Operand>& operand, int o) 
 
 // --- the product -----------------------------------------------------------------------------------------------------------
 
-// What is computed: out (m, n), by blocks of which each adds up `slice` of the k products; with narrow tiles or not.
-struct Product { int m, n, k, slice; bool narrow; };
+// What is computed: out (m, n), by blocks of which each adds up `slice` of the k products; what is done to each sum at the end; with
+// narrow tiles or not.
+struct Product { int m, n, k, slice, ending; bool narrow; };
 
 // This thread's elements of the operand's tile, outer from `first`. All of them have the same inner index, whose place is worked
 // out once for each step.
@@ -260,7 +261,7 @@ struct Fetch {
 // loads of neighbouring threads lie side by side.
 template <int ROWS, int COLUMNS, int DOWN, int RIGHT, int STEP, class A, class B>
 __device__ __forceinline__ void tile(
-    const A& a, const B& b, const real* bias, real* out, real* partial, u32* arrived, const Product& p, real* shared)
+    const A& a, const B& b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, const Product& p, real* shared)
 {
     const int BLOCK = ROWS / DOWN * (COLUMNS / RIGHT), WIDE = COLUMNS / RIGHT;
     const int HALF = STEP * (PITCH(ROWS) + PITCH(COLUMNS)), B_TILE = STEP * PITCH(ROWS);
@@ -308,135 +309,145 @@ __device__ __forceinline__ void tile(
         #pragma unroll
         for (int c = 0; c < RIGHT; c++) {
             int i = row + r, j = column + c / 4 * (4 * WIDE) + c % 4;
-            if (i < p.m && j < p.n) out[(long long)i * p.n + j] = sum[r * RIGHT + c] + (bias ? bias[j] : real(0));
+            if (i < p.m && j < p.n) {
+                long long at = (long long)i * p.n + j;
+                out[at] = ended(sum[r * RIGHT + c] + (bias ? bias[j] : real(0)), mask, at, p.ending);
+            }
         }
     }
 }
 
 template <class A, class B>
 __device__ __forceinline__ void product(
-    const A& a, const B& b, const real* bias, real* out, real* partial, u32* arrived, const Product& p)
+    const A& a, const B& b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, const Product& p)
 {
     __shared__ __align__(16) real shared[SHARED];
     if (p.narrow)
-        tile<128, 32, 4, 4, 16>(a, b, bias, out, partial, arrived, p, shared);
+        tile<128, 32, 4, 4, 16>(a, b, bias, out, mask, partial, arrived, p, shared);
     else
-        tile<64, 64, 4, 4, 16>(a, b, bias, out, partial, arrived, p, shared);
+        tile<64, 64, 4, 4, 16>(a, b, bias, out, mask, partial, arrived, p, shared);
 }
 
 template <class A, class B>
 __device__ __forceinline__ void large_product(
-    const A& a, const B& b, const real* bias, real* out, real* partial, u32* arrived, const Product& p)
+    const A& a, const B& b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, const Product& p)
 {
     __shared__ __align__(16) real shared[SHARED];
     if (p.narrow)
-        tile<128, 32, 8, 4, 16>(a, b, bias, out, partial, arrived, p, shared);
+        tile<128, 32, 8, 4, 16>(a, b, bias, out, mask, partial, arrived, p, shared);
     else
-        tile<128, 64, 8, 8, 8>(a, b, bias, out, partial, arrived, p, shared);
+        tile<128, 64, 8, 8, 8>(a, b, bias, out, mask, partial, arrived, p, shared);
 }
 
 // --- the kernels -------------------------------------------------------------------------------------------------------------
 // Letters n and t: a factor is stored as it is, or as its transpose.
 
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) product_nn(
-    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+    const real* a, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Product p)
 {
     InnerRows left = {a, p.k};
     OuterRows right = {b, p.n};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) product_nt(
-    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+    const real* a, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Product p)
 {
     InnerRows left = {a, p.k};
     InnerRows right = {b, p.k};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) product_tt(
-    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+    const real* a, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Product p)
 {
     OuterRows left = {a, p.m};
     InnerRows right = {b, p.k};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) product_tn(
-    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+    const real* a, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Product p)
 {
     OuterRows left = {a, p.m};
     OuterRows right = {b, p.n};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 // The last row of `out` holds the sums of b's columns.
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) product_tn_and_sums(
-    const real* a, const real* b, const real* bias, real* out, real* partial, u32* arrived, Product p)
+    const real* a, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Product p)
 {
     WithOnes<OuterRows> left = {{a, p.m - 1}, p.m - 1};
     OuterRows right = {b, p.n};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 // m = windows, k = cells of a window, n = filters.
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) convolution(
-    const real* x, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* x, const real* weight, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     WindowRows left = {x, g};
     OuterRows right = {weight, p.n};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 // m = cells of a window, k = windows, n = filters; with one m more, the last row of `out` holds the sums of b.
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) convolution_weight_gradient(
-    const real* x, const real* b, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* x, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     WithOnes<WindowColumns> left = {{x, g}, g.kh * g.kw * g.c};
     OuterRows right = {b, p.n};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 // m = cells of the images, n = channels, k = cells of a window times filters; for windows one apart.
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) convolution_adjoint(
-    const real* b, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* b, const real* weight, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     CoveringWindows left = {b, g};
     FilterChannels right = {weight, g};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 // The same for windows any distance apart.
 extern "C" __global__ void __launch_bounds__(SMALL_BLOCK, 2) convolution_adjoint_spaced(
-    const real* b, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* b, const real* weight, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     SpacedWindows left = {b, g};
     FilterChannels right = {weight, g};
-    product(left, right, bias, out, partial, arrived, p);
+    product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 // The same with large tiles.
 
 extern "C" __global__ void __launch_bounds__(LARGE_BLOCK) convolution_large(
-    const real* x, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* x, const real* weight, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     WindowRows left = {x, g};
     OuterRows right = {weight, p.n};
-    large_product(left, right, bias, out, partial, arrived, p);
+    large_product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(LARGE_BLOCK) convolution_weight_gradient_large(
-    const real* x, const real* b, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* x, const real* b, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     WithOnes<WindowColumns> left = {{x, g}, g.kh * g.kw * g.c};
     OuterRows right = {b, p.n};
-    large_product(left, right, bias, out, partial, arrived, p);
+    large_product(left, right, bias, out, mask, partial, arrived, p);
 }
 
 extern "C" __global__ void __launch_bounds__(LARGE_BLOCK) convolution_adjoint_large(
-    const real* b, const real* weight, const real* bias, real* out, real* partial, u32* arrived, Windows g, Product p)
+    const real* b, const real* weight, const real* bias, real* out, bool* mask, real* partial, u32* arrived, Windows g,
+    Product p)
 {
     CoveringWindows left = {b, g};
     FilterChannels right = {weight, g};
-    large_product(left, right, bias, out, partial, arrived, p);
+    large_product(left, right, bias, out, mask, partial, arrived, p);
 }

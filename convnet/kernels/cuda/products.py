@@ -20,6 +20,30 @@ Array = Any
 Pair = tuple[int, int]
 
 
+class End(NamedTuple):
+    """What is done to a product as it is written: `bias` is added, then it is rectified or masked.
+
+    Attributes
+    ----------
+    bias : array or None
+    mask : array of bool or None
+        Takes where the result is positive if it is rectified; else the result is 0 where this is not set.
+    rectify : bool
+    """
+
+    bias: Array | None = None
+    mask: Array | None = None
+    rectify: bool = False
+
+    @property
+    def ending(self) -> np.int32:
+        """The number by which the kernels know what is done after the bias."""
+        return np.int32(RECTIFIED if self.rectify else 0 if self.mask is None else MASKED)
+
+
+NOTHING = End()
+
+
 class Tiles(NamedTuple):
     """How a kernel of product.cu cuts a result: rows, columns, and the length of a step along the inner axis."""
 
@@ -30,7 +54,10 @@ class Tiles(NamedTuple):
 
 # As in product.cu: by the kind of kernel, tiles for many and for few columns, and threads of a block.
 TILES = {False: (Tiles(64, 64, 16), Tiles(128, 32, 16), 256), True: (Tiles(128, 64, 8), Tiles(128, 32, 16), 128)}
-PRODUCT = np.dtype([("m", np.int32), ("n", np.int32), ("k", np.int32), ("slice", np.int32), ("narrow", np.bool_), ("", "V3")])
+PRODUCT = np.dtype([("m", np.int32), ("n", np.int32), ("k", np.int32), ("slice", np.int32),
+                    ("ending", np.int32), ("narrow", np.bool_), ("", "V3")])
+# As in common.cu.
+RECTIFIED, MASKED = 1, 2
 # As in sums.cu.
 ACROSS, LEVELS = 32, 4
 # Images of fewer channels leave most columns of a tile empty: their adjoint is computed by way of the column matrix.
@@ -68,17 +95,17 @@ class Products:
 
     # --- the operations -----------------------------------------------------------------------------------------------
 
-    def matrix(self, a: Array, b: Array, bias: Array | None = None) -> Array:
-        """Return ``a b + bias`` of two 2-D arrays; each may be the transpose of a contiguous one."""
+    def matrix(self, a: Array, b: Array, end: End = NOTHING) -> Array:
+        """Return ``a b`` of two 2-D arrays; each may be the transpose of a contiguous one."""
         (m, k), n = a.shape, b.shape[1]
         (a, a_t), (b, b_t) = self._stored(a), self._stored(b)
         letters = "nt"[a_t] + "nt"[b_t]
 
         def own() -> Array:
-            return self._tiled(f"product_{letters}", (a, b), (), m, n, k, bias)
+            return self._tiled(f"product_{letters}", (a, b), (), m, n, k, end)
 
         def cublas() -> Array:
-            return self._biased(self._gemm(a, a_t, b, b_t, (m, n)), bias)
+            return self._finished(self._gemm(a, a_t, b, b_t, (m, n)), end)
 
         return self._way(f"product {letters} {m}x{k}x{n}", a.dtype, own, cublas)()
 
@@ -87,24 +114,24 @@ class Products:
         (k, m), n = a.shape, b.shape[1]
 
         def own() -> tuple[Array, Array]:
-            return _parted(self._tiled("product_tn_and_sums", (a, b), (), m + 1, n, k, None))
+            return _parted(self._tiled("product_tn_and_sums", (a, b), (), m + 1, n, k))
 
         def cublas() -> tuple[Array, Array]:
             return self._gemm(a, True, b, False, (m, n)), self.row_sum(b)
 
         return self._way(f"product and sums {m}x{k}x{n}", a.dtype, own, cublas)()
 
-    def conv(self, x: Array, weight: Array, bias: Array | None, g: np.ndarray) -> Array:
+    def conv(self, x: Array, weight: Array, g: np.ndarray, end: End = NOTHING) -> Array:
         """Return the convolution with windows `g`, (N, P, Q, F)."""
         n, p, q, k = self._columns_shape(g)
         filters = weight.shape[-1]
 
         def own(large: bool = False) -> Array:
-            return self._tiled("convolution", (x, weight), (g,), n * p * q, filters, k, bias, large)
+            return self._tiled("convolution", (x, weight), (g,), n * p * q, filters, k, end, large)
 
         def cublas() -> Array:
             flat = self._columns(x, g).reshape(-1, k)
-            return self._biased(self._gemm(flat, False, weight.reshape(k, -1), False, (n * p * q, filters)), bias)
+            return self._finished(self._gemm(flat, False, weight.reshape(k, -1), False, (n * p * q, filters)), end)
 
         way = self._way(f"conv {_name(g)}", x.dtype, own, cublas, n * p * q * k, partial(own, large=True))
         return way().reshape(n, p, q, filters)
@@ -116,12 +143,12 @@ class Products:
         filters, spaced = weight.shape[-1], g[0]["sh"] > 1 or g[0]["sw"] > 1
 
         def thin() -> Array:
-            return gathered(self._tiled("product_nt", (b, weight), (), n * p * q, k, filters, None))
+            return gathered(self._tiled("product_nt", (b, weight), (), n * p * q, k, filters))
 
         def own(large: bool = False) -> Array:
             cells, inner = math.prod(images[:3]), math.prod(weight.shape[:2]) * filters
             kernel = "convolution_adjoint_spaced" if spaced else "convolution_adjoint"
-            return self._tiled(kernel, (b, weight), (g,), cells, images[3], inner, None, large)
+            return self._tiled(kernel, (b, weight), (g,), cells, images[3], inner, large=large)
 
         def cublas() -> Array:
             return gathered(self._gemm(b.reshape(-1, filters), False, weight.reshape(k, -1), True, (n * p * q, k)))
@@ -144,7 +171,7 @@ class Products:
         filters = b.shape[-1]
 
         def own(large: bool = False) -> Array:
-            return self._tiled("convolution_weight_gradient", (a, b), (g,), k, filters, n * p * q, None, large)
+            return self._tiled("convolution_weight_gradient", (a, b), (g,), k, filters, n * p * q, large=large)
 
         def cublas() -> Array:
             flat = self._columns(a, g).reshape(-1, k)
@@ -158,7 +185,7 @@ class Products:
         filters = b.shape[-1]
 
         def own(large: bool = False) -> tuple[Array, Array]:
-            return _parted(self._tiled("convolution_weight_gradient", (a, b), (g,), k + 1, filters, n * p * q, None, large))
+            return _parted(self._tiled("convolution_weight_gradient", (a, b), (g,), k + 1, filters, n * p * q, large=large))
 
         def cublas() -> tuple[Array, Array]:
             flat = self._columns(a, g).reshape(-1, k)
@@ -203,7 +230,7 @@ class Products:
         return own if len(ways) == 1 else self._choices.of(f"{problem} {dtype}", ways)
 
     def _tiled(self, kernel: str, factors: tuple[Array, Array], geometry: tuple[np.ndarray, ...], m: int, n: int, k: int,
-               bias: Array | None, large: bool = False) -> Array:
+               end: End = NOTHING, large: bool = False) -> Array:
         """Return an (m, n) array that a tiled kernel computes, its inner axis cut so that all multiprocessors have work."""
         dtype = factors[0].dtype
         wide, narrow, threads = TILES[large]
@@ -215,9 +242,11 @@ class Products:
         splits = -(-k // slice_)
         out = self._xp.empty((m, n), dtype)
         problem = np.zeros(1, PRODUCT)
-        problem["m"], problem["n"], problem["k"], problem["slice"], problem["narrow"] = m, n, k, slice_, tile is narrow
-        self._launcher.blocks(f"{kernel}_large" if large else kernel, dtype, (*tiles, splits), threads, *factors, bias, out,
-                              *self._shared_sums(math.prod(tiles), splits, tile.rows * tile.columns, dtype), *geometry, problem)
+        for name, value in zip(PRODUCT.names or (), (m, n, k, slice_, end.ending, tile is narrow), strict=False):
+            problem[name] = value
+        shared = self._shared_sums(math.prod(tiles), splits, tile.rows * tile.columns, dtype)
+        self._launcher.blocks(f"{kernel}_large" if large else kernel, dtype, (*tiles, splits), threads, *factors, end.bias, out,
+                              end.mask, *shared, *geometry, problem)
         return out
 
     def _shared_sums(self, parts: int, splits: int, count: int, dtype: np.dtype) -> tuple[Array | None, Array | None]:
@@ -237,9 +266,9 @@ class Products:
         self._cublas.product(a, a_t, b, b_t, out, tf32)  # type: ignore[union-attr]
         return out
 
-    def _biased(self, y: Array, bias: Array | None) -> Array:
-        if bias is not None:
-            self._launcher.elements("add_bias", y.dtype, y.size, y, bias, np.int32(y.shape[-1]))
+    def _finished(self, y: Array, end: End) -> Array:
+        if end.bias is not None or end.mask is not None:
+            self._launcher.elements("finish", y.dtype, y.size, y, end.bias, end.mask, end.ending, np.int32(y.shape[-1]))
         return y
 
     def _columns_shape(self, g: np.ndarray) -> tuple[int, int, int, int]:
