@@ -8,6 +8,7 @@ overflowed is 1.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from convnet import kernels
 from convnet.batch import check_samples, real_array, targets
+from convnet.devices import memory_errors
 from convnet.layers import ScaleInvariantClassifier
 from convnet.layers.base import real_number, whole_number
 from convnet.losses import Loss, ScaleInvariantCost, SoftmaxCrossEntropy, SquaredError
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 
 Array = Any
 
-# Images at a time: so many that they stay in the cache, and that a GPU has more to do than the host to launch it.
+# Images at a time: so many that they stay in the cache, and that a GPU has more to do than the host to launch it; there, fewer of
+# large ones, so that a slice has at most so many numbers.
 SLICES = {"cpu": 256, "gpu": 1024}
+NUMBERS = 3 << 20
 
 __all__ = ["default_loss", "error_rate", "fgsm_errors", "input_gradient", "noise_errors"]
 
@@ -43,12 +47,15 @@ def error_rate(net: Network, images: Array, labels: Array, batch_size: int | Non
     labels : array (N,) of class ids, or (N, K) of label vectors
         Of a vector the largest entry counts.
     batch_size : int, optional
-        Images per slice; it does not change the result. By default 256, and 1024 on a GPU.
+        Images per slice; it does not change the result. By default 256, and on a GPU 1024, or fewer if they are larger
+        than 32×32 pixels.
 
     Raises
     ------
     ValueError
         If images or labels are not what the network could be trained on, or are not finite.
+    DeviceMemoryError
+        If the GPU's memory does not hold a slice.
     """
     return _errors(net, images, labels, batch_size, lambda x, y: [x])[0]
 
@@ -154,9 +161,9 @@ def _errors(net: Network, images: Array, labels: Array, batch_size: int | None,
     """
     images, labels = _checked(net, images, labels)
     check_classes(net)
-    batch_size = whole_number("batch_size", SLICES[net.device] if batch_size is None else batch_size, 1)
+    batch_size = whole_number("batch_size", _slice(net) if batch_size is None else batch_size, 1)
     xp, right, finite = net.xp, [], True
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"), memory_errors(batch_size):
         sound = xp.isfinite(net.vector).all()
         for start in range(0, len(images), batch_size):
             x, y = net.asarray(images[start:start + batch_size]), labels[start:start + batch_size]
@@ -166,6 +173,12 @@ def _errors(net: Network, images: Array, labels: Array, batch_size: int | None,
         if not bool(finite):
             raise ValueError(f"images holds NaN, or values that are infinite in {net.dtype}")
         return [(len(images) - int(sum(counts))) / len(images) for counts in zip(*right, strict=True)]
+
+
+def _slice(net: Network) -> int:
+    """Return the number of images that are taken at a time by default."""
+    most = SLICES[net.device]
+    return most if net.device == "cpu" else max(1, min(most, NUMBERS // math.prod(net.root.input_shape)))
 
 
 def _right(net: Network, images: Array, ids: Array, sound: Array) -> Array:

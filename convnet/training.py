@@ -197,16 +197,22 @@ def train(
                 totals.read()
             seconds = time.perf_counter() - start
             due = test_images is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs)
-            test_error = error_rate(net, test_images, samples.test_labels) if due else None
-            history.epochs.append(Epoch(epoch + 1, *totals.means(), test_error, rates[epoch], seconds))
-            if checkpoint is not None:
-                checkpoint.save(net, optimizer, shuffler, history)
+            history.epochs.append(Epoch(epoch + 1, *totals.means(), None, rates[epoch], seconds))
+            try:
+                if due:
+                    error = error_rate(net, test_images, samples.test_labels)
+                    history.epochs[-1] = dataclasses.replace(history[-1], test_error=error)
+            finally:
+                # Also where the test fails: the epoch is not lost.
+                if checkpoint is not None:
+                    checkpoint.save(net, optimizer, shuffler, history)
             bar.epoch_done(history[-1])
             if callback is not None:
                 changes = net.rate_changes
                 callback(net, history[-1])
                 if device is not None and net.rate_changes != changes:
                     optimizer.follow(net)
+                    device = None  # whose memory the next one may need
                     with memory_errors(batch_size):
                         device = device_epochs(net, algorithm, optimizer, loss, samples)
     return TrainingResult(net, history)

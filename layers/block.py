@@ -1,7 +1,7 @@
 """Layers in a row that are computed together: convolution, ReLU and max pooling; a convolution or dense layer and ReLU.
 
 The layers keep their meaning, their parameters and their traces; a block only spares the trip of the first one's
-output to the main memory and back. In the block with pooling each image is convolved, rectified and pooled while it is in the
+output to the main memory and back. On a CPU each image is convolved, rectified and pooled while it is in the
 cache, and the unpooled map is never stored. Two facts allow it. ReLU is monotone, so the maximum may be taken first:
 ``y = max(0, max_w c_w)``. And where ``y = 0`` nothing passes in any direction, which a position outside the window says: the
 positions are all that the later passes need.

@@ -66,7 +66,7 @@ class Sequential(Container):
 
     @cached_property
     def plan(self) -> tuple[Layer, ...]:
-        """The layers as they are walked: convolution, ReLU and max pooling in a row as one block."""
+        """The layers as they are walked: those in a row that can be computed together as one block."""
         return with_blocks(self.layers)
 
     def forward(self, x: Array, walk: Any) -> Array:

@@ -246,5 +246,3 @@ class _Bar:
         if self._bar is not None:
             self._bar.set_postfix_str(f"{len(self._left)} jobs", refresh=False)
             self._bar.update(work)
-
-

@@ -82,5 +82,3 @@ def _limited(part: Part, limits: Mapping[str, Any], changes: Mapping[str, Any], 
     if images is not None and (known or "images" in given):
         subset = images if subset is None else min(subset, images)
     return dataclasses.replace(part, setup=dataclasses.replace(setup, epochs=epochs, subset=subset))
-
-

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convnet.kernels import gpu, to_numpy
-from convnet.kernels.cuda import products
+from convnet.kernels.cuda import launch, products
 from convnet.kernels.cuda.choice import Choices
 from convnet.kernels.reference import ReferenceKernels, random_bits, window_counts
 from tests.kernels_cuda import cupy_double, shim
@@ -45,6 +45,11 @@ def close(found, expected, scale=0.0, dtype=None):
         return
     scale = np.abs(expected[np.isfinite(expected)]).max(initial=scale)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[expected.dtype.name] * scale)
+
+
+def own_kernels(monkeypatch):
+    """Compute all products by own kernels, on a device too."""
+    monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: "own")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -118,12 +123,28 @@ def test_a_block_gives_what_its_layers_give(cupy, window, step):
     assert 0 < (expected == 0).sum() < expected.size
 
 
+def test_a_block_whose_maps_are_too_many_for_the_kernels(monkeypatch, cupy):
+    monkeypatch.setattr(launch, "LARGEST", 1000)
+    x, w, bias = signed(0, 3, 9, 8, 2), signed(1, 3, 3, 2, 20), signed(2, 20)
+    place, pool = ((1, 1), (1, 1)), ((3, 2), (2, 2))
+    maps, mask = reference.relu(reference.conv(x, w, bias, *place))
+    assert x.size < 1000 < maps.size
+    expected, where = reference.max_pool(maps, *pool)
+    y, positions = gpu().conv_relu_max_pool(*map(cupy.asarray, (x, w, bias)), *place, *pool)
+    close(y, expected)
+    close(positions, np.where(expected > 0, where, 6).astype(np.uint8))
+    found = gpu().conv_gather(cupy.asarray(x), cupy.asarray(w), *place, positions, *pool)
+    tangents = reference.masked(reference.conv(x, w, None, *place), mask)
+    close(found, reference.max_pool_gather(tangents, where, *pool))
+    assert (expected == 0).any()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("way", ["own", "own, large tiles"])
 def test_products_end_in_a_relu(monkeypatch, cupy, way, dtype):
     """One launch gives what a product and a ReLU give, with and without slices that blocks share."""
     monkeypatch.setattr(Choices, "_fastest", lambda self, problem, ways: way if way in ways else "own")
-    for rows, inner, units in ((3, 5, 4), (70, 300, 40)):
+    for rows, inner, units in ((3, 5, 4), (70, 300, 40), (70, 300, 20)):
         x, w, bias = signed(1, rows, inner, dtype=dtype), signed(2, inner, units, dtype=dtype), signed(3, units, dtype=dtype)
         t = signed(4, rows, inner, dtype=dtype)
         x[1, 1] = np.nan
@@ -134,13 +155,15 @@ def test_products_end_in_a_relu(monkeypatch, cupy, way, dtype):
         close(mask, where)
         close(gpu().dense_masked(on[3], on[1], mask), np.where(where, t @ w, 0).astype(dtype))
     place = ((1, 2), (2, 1))
-    x, t, w, bias = (signed(k, *shape, dtype=dtype) for k, shape in enumerate([(3, 9, 8, 4), (3, 9, 8, 4), (3, 2, 4, 37), (37,)]))
-    on = [cupy.asarray(a) for a in (x, t, w, bias)]
-    y, mask = gpu().conv_relu(on[0], on[2], on[3], *place)
-    expected, where = reference.relu(reference.conv(x, w, bias, *place))
-    close(y, expected)
-    close(mask, where)
-    close(gpu().conv_masked(on[1], on[2], *place, mask), reference.masked(reference.conv(t, w, None, *place), where))
+    for channels, filters in ((4, 37), (50, 70), (50, 20)):
+        x, t = signed(1, 3, 9, 8, channels, dtype=dtype), signed(2, 3, 9, 8, channels, dtype=dtype)
+        w, bias = signed(3, 3, 2, channels, filters, dtype=dtype), signed(4, filters, dtype=dtype)
+        on = [cupy.asarray(a) for a in (x, t, w, bias)]
+        y, mask = gpu().conv_relu(on[0], on[2], on[3], *place)
+        expected, where = reference.relu(reference.conv(x, w, bias, *place))
+        close(y, expected)
+        close(mask, where)
+        close(gpu().conv_masked(on[1], on[2], *place, mask), reference.masked(reference.conv(t, w, None, *place), where))
 
 
 def test_large_windows_have_wide_positions(cupy):
@@ -269,7 +292,8 @@ def test_softmax_cross_entropy_of_what_is_sure(cupy, order):
 @pytest.mark.parametrize("a_transposed", [False, True])
 @pytest.mark.parametrize("b_transposed", [False, True])
 @pytest.mark.parametrize("m, k, n", [(1, 1, 1), (3, 5, 2), (65, 33, 70), (64, 16, 64), (10, 700, 7), (130, 129, 1)])
-def test_products(cupy, order, dtype, a_transposed, b_transposed, m, k, n):
+def test_products(monkeypatch, cupy, order, dtype, a_transposed, b_transposed, m, k, n):
+    own_kernels(monkeypatch)
     a = signed(m, *((k, m) if a_transposed else (m, k)), dtype=dtype)
     b = signed(n, *((n, k) if b_transposed else (k, n)), dtype=dtype)
     bias = signed(k, n, dtype=dtype)
@@ -305,17 +329,21 @@ def test_a_convolution_of_many_tiles(monkeypatch, cupy, order, channels, filters
 
 
 def test_two_streams_do_not_share_counters(monkeypatch, cupy):
-    b = cupy.asarray(signed(0, 777, 33))
+    b, allocators = cupy.asarray(signed(0, 777, 33)), []
+    monkeypatch.setattr(cupy.cuda, "using_allocator", lambda allocator: allocators.append(allocator) or nullcontext())
     gpu().row_sum(b)
     monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: types.SimpleNamespace(ptr=5678))
     gpu().row_sum(b)
     first, second = gpu()._products._arrived.values()
     assert first is not second and not first.host.any() and not second.host.any()
+    # Not from a pool of work that is recorded, which is to give its memory back.
+    assert allocators == 2 * [cupy.get_default_memory_pool().malloc]
 
 
 @pytest.mark.parametrize("slices", [1, 2, 32, 33, 70])
 def test_slices_are_added_in_a_fixed_order(monkeypatch, cupy, slices):
     """Each block adds up its slice, and whichever is the last one adds the slices: in groups, and the groups."""
+    own_kernels(monkeypatch)
     properties = {"name": b"CPU double", "multiProcessorCount": -(-slices // 2)}
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda device: properties)
     inner = slices * products.LEAST
@@ -331,8 +359,9 @@ def test_slices_are_added_in_a_fixed_order(monkeypatch, cupy, slices):
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("rows, features, units", [(1, 1, 1), (32, 64, 10), (100, 127, 70)])
-def test_the_gradients_of_a_bias_come_with_those_of_the_weights(cupy, order, rows, features, units):
+@pytest.mark.parametrize("rows, features, units", [(1, 1, 1), (32, 64, 10), (100, 127, 70), (700, 6, 5)])
+def test_the_gradients_of_a_bias_come_with_those_of_the_weights(monkeypatch, cupy, order, rows, features, units):
+    own_kernels(monkeypatch)
     a, b = signed(0, rows, features), signed(1, rows, units)
     for found, expected in zip(gpu().dense_gradients(cupy.asarray(a), cupy.asarray(b)), reference.dense_gradients(a, b),
                                strict=True):

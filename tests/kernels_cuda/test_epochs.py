@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import convnet
-from convnet import devices, training
+from convnet import devices, evaluation, training
 from convnet.evaluation import error_rate
 from convnet.kernels import to_numpy
 from convnet.kernels.cuda import capture
@@ -236,13 +236,42 @@ def test_an_interrupted_epoch_leaves_nothing_under_way(monkeypatch, cupy, made):
     assert waits == [3]
 
 
+def test_a_test_that_the_memory_does_not_hold_loses_no_epoch(monkeypatch, cupy, tmp_path):
+    images, labels = data()
+    split = types.SimpleNamespace(train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    net = convnet.Network(small(), IMAGE, seed=1, dtype="float64", device="gpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(convnet.Network, "forward", lambda self, x: cupy_double.out_of_memory())
+        with pytest.raises(devices.DeviceMemoryError, match="a batch of 1024 images"):
+            convnet.train(net, split, Backprop(), SGD(0.1), 1, 4, seed=2, checkpoint_folder=tmp_path)
+    after = to_numpy(net.vector)
+    again = convnet.Network(small(), IMAGE, seed=1, dtype="float64", device="gpu")
+    result = convnet.train(again, split, Backprop(), SGD(0.1), 1, 4, seed=2, checkpoint_folder=tmp_path)
+    np.testing.assert_array_equal(to_numpy(again.vector), after)
+    assert result.history[0].test_error == error_rate(net, images, labels)
+
+
+def test_fewer_large_images_are_tested_at_a_time():
+    for side, device, expected in ((32, "gpu", 1024), (8, "gpu", 1024), (224, "gpu", 20), (224, "cpu", 256)):
+        net = types.SimpleNamespace(device=device, root=types.SimpleNamespace(input_shape=(side, side, 3)))
+        assert evaluation._slice(net) == expected
+
+
+def test_a_relu_behind_the_last_weights_needs_no_third_pass(cupy):
+    rng = np.random.default_rng(0)
+    net = convnet.Network([Flatten(), Dense(5), ReLU()], IMAGE, dtype="float64", device="gpu")
+    batch = convnet.Batch(rng.standard_normal((3, *IMAGE)), rng.integers(5, size=3))
+    LossIBP(0.1).gradients(net, SoftmaxCrossEntropy(), batch)
+    assert cupy_double.log.launches.count("product_nn") == 1
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_test_images_are_sent_once_where_they_fit(monkeypatch, cupy, room):
     images, labels = data()
     tests, test_labels = data(seed=1)
     split = types.SimpleNamespace(train_images=images, train_labels=labels, test_images=tests, test_labels=test_labels)
     if not room:
-        monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (tests.nbytes, 1 << 30))
+        monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (9 * tests.nbytes, 1 << 30))
     errors = []
     for device, epochs in (("cpu", 3), ("gpu", 3), ("gpu", 4)):
         net = convnet.Network(small(), IMAGE, seed=1, dtype="float64", device=device)

@@ -32,8 +32,8 @@ Array = Any
 ROWS = np.dtype([("width", np.int32, 3), ("count", np.int32, 3), ("by_width", DIVISOR, 3)])
 # Columns of the table of an epoch's steps.
 COLUMNS = ("loss", "penalty", "objective", "error")
-# The share of the free memory that the images of training, and those of the tests, may take.
-SHARE = 0.5
+# The shares of the free memory that the data of training, and after it the images of the tests, may take.
+SHARE, TEST_SHARE = 0.5, 0.1
 
 
 def device_epochs(
@@ -52,7 +52,7 @@ def device_epochs(
     """
     if net.device != "gpu" or samples.augmentation is not None or not has_kernel(optimizer):
         return None
-    if not _fit(net, samples.images, samples.targets, samples.tangents):
+    if not _fit(net, SHARE, samples.images, samples.targets, samples.tangents):
         return None
     try:
         return DeviceEpochs(net, algorithm, optimizer, loss, samples.images, samples.targets, samples.ids,
@@ -63,7 +63,7 @@ def device_epochs(
 
 def resident(net: Network, images: Array | None) -> Array | None:
     """Return test images on the device, where they fit, so that they are not sent anew for each test; else as they are."""
-    return images if images is None or not _fit(net, images) else _sent(net.xp, images, net.dtype)
+    return images if images is None or not _fit(net, TEST_SHARE, images) else _sent(net.xp, images, net.dtype)
 
 
 class DeviceEpochs:
@@ -187,10 +187,12 @@ class DeviceEpochs:
         return self._xp.asarray(value, dtype=self._net.dtype)
 
 
-def _fit(net: Network, *arrays: Array | None) -> bool:
-    """Return whether `arrays`, in the network's type, take no more than their share of the device's free memory."""
+def _fit(net: Network, share: float, *arrays: Array | None) -> bool:
+    """Return whether `arrays`, in the network's type, take no more than `share` of the device's free memory."""
     free, _ = net.xp.cuda.runtime.memGetInfo()
-    return sum(math.prod(a.shape) * net.dtype.itemsize for a in arrays if a is not None) <= SHARE * free
+    # What the pool keeps for later is free, too.
+    free += net.xp.get_default_memory_pool().free_bytes()
+    return sum(math.prod(a.shape) * net.dtype.itemsize for a in arrays if a is not None) <= share * free
 
 
 def _rows(buffers: list[Array | None], size: int) -> np.ndarray:
@@ -211,4 +213,3 @@ def _sent(xp: Any, values: Any, dtype: np.dtype) -> Array:
         part = np.ascontiguousarray(values[start:start + rows], dtype)
         target[start:start + len(part)].set(part)
     return target
-

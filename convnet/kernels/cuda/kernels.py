@@ -1,6 +1,7 @@
 """The kernel interface for CuPy arrays."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -203,6 +204,10 @@ class CudaKernels(ReferenceKernels):
         The ReLU costs no launch of its own, neither here nor in the later passes.
         """
         maps = self.conv(x, weight, bias, stride, padding)
+        if not suits(maps):  # of images that suit
+            (y, _), (_, where) = self.relu(maps), self.max_pool(maps, window, step)
+            y, _ = self.max_pool(y, window, step, positions=False)
+            return y, self._xp.where(y > 0, where, math.prod(window)).astype(block_position_type(window))
         g, shape = _pool_windows(maps.shape, window, step)
         kind = block_position_type(window)
         y, where = self._xp.empty(shape, maps.dtype), self._xp.empty(shape, kind)
@@ -437,5 +442,3 @@ def _pool_windows(images: tuple[int, ...], size: Pair, stride: Pair) -> tuple[np
 
 def _for_positions(kernel: str, dtype: Any) -> str:
     return f"{kernel}_u{8 * np.dtype(dtype).itemsize}"
-
-

@@ -133,7 +133,8 @@ class Products:
             flat = self._columns(x, g).reshape(-1, k)
             return self._finished(self._gemm(flat, False, weight.reshape(k, -1), False, (n * p * q, filters)), end)
 
-        way = self._way(f"conv {_name(g)}", x.dtype, own, cublas, n * p * q * k, partial(own, large=True))
+        largest = n * p * q * max(k, filters)
+        way = self._way(f"conv {_name(g)}", x.dtype, own, cublas, largest, partial(own, large=True))
         return way().reshape(n, p, q, filters)
 
     def conv_adjoint(self, b: Array, weight: Array, g: np.ndarray) -> Array:
@@ -218,7 +219,7 @@ class Products:
         dtype : numpy.dtype
         own, cublas : callable
         columns : int
-            The size of the column matrix that cuBLAS would need.
+            The size of the column matrix that cuBLAS would need, or of the result if that is larger.
         large : callable, optional
             The own kernel with large tiles.
         """
@@ -254,10 +255,12 @@ class Products:
         if splits == 1:
             return None, None
         # Zeros between launches: those of one stream follow one another, those of two may not share them.
-        stream = self._xp.cuda.get_current_stream().ptr
+        cuda, stream = self._xp.cuda, self._xp.cuda.get_current_stream().ptr
         if stream not in self._arrived:
-            # Parts times slices of a sum are no more than there are blocks.
-            self._arrived[stream] = self._xp.zeros(self._blocks * (1 + LEVELS), np.uint32)
+            # They outlive the work that is recorded, whose pool must be able to give all its memory back.
+            with cuda.using_allocator(self._xp.get_default_memory_pool().malloc):
+                # Parts times slices of a sum are no more than there are blocks.
+                self._arrived[stream] = self._xp.zeros(self._blocks * (1 + LEVELS), np.uint32)
         return self._xp.empty((parts, splits, count), dtype), self._arrived[stream]
 
     def _gemm(self, a: Array, a_t: bool, b: Array, b_t: bool, shape: tuple[int, int]) -> Array:
