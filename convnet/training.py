@@ -170,10 +170,16 @@ def train(
         with memory_errors(batch_size):
             device = device_epochs(net, algorithm, optimizer, loss, samples)
             test_images = resident(net, test_images)
-    if len(history) == epochs and history[-1].test_error is None and test_images is not None:
-        # A checkpoint of a run that was to go on and be tested later.
-        error = error_rate(net, test_images, samples.test_labels)
-        history.epochs[-1] = dataclasses.replace(history[-1], test_error=error)
+
+    def test_if_due() -> None:
+        """Put the test error of the last epoch into the history."""
+        done = len(history)
+        if test_images is not None and done > 0 and history[-1].test_error is None and (done % test_every == 0 or done == epochs):
+            error = error_rate(net, test_images, samples.test_labels)
+            history.epochs[-1] = dataclasses.replace(history[-1], test_error=error)
+
+    # A checkpoint may be of a run that was to go on and be tested later, or that ended in its test.
+    test_if_due()
     with Progress(progress, epochs, samples.batches, len(history)) as bar:
         for epoch in range(len(history), epochs):
             start = time.perf_counter()
@@ -196,14 +202,11 @@ def train(
                         bar.step(totals)
                 totals.read()
             seconds = time.perf_counter() - start
-            due = test_images is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs)
             history.epochs.append(Epoch(epoch + 1, *totals.means(), None, rates[epoch], seconds))
             try:
-                if due:
-                    error = error_rate(net, test_images, samples.test_labels)
-                    history.epochs[-1] = dataclasses.replace(history[-1], test_error=error)
+                test_if_due()
             finally:
-                # Also where the test fails: the epoch is not lost.
+                # Also where the test fails or is interrupted: the epoch is not lost.
                 if checkpoint is not None:
                     checkpoint.save(net, optimizer, shuffler, history)
             bar.epoch_done(history[-1])

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convnet import Network, train
+from convnet import Network, train, training
 from convnet.data import load
+from convnet.evaluation import error_rate
 from convnet.history import History
 from convnet.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU
 from convnet.losses import SoftmaxCrossEntropy, SquaredError
@@ -61,6 +62,25 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, stops):
     # A finished run is not trained again, and more epochs continue it.
     assert_same(run(tmp_path), uninterrupted)
     assert_same(run(tmp_path, epochs=5), run(None, epochs=5))
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_an_interruption_in_the_test_after_an_epoch_loses_nothing(tmp_path, monkeypatch, epoch):
+    uninterrupted, tests = run(None), []
+
+    def interrupted(*arguments):
+        tests.append(arguments)
+        if len(tests) == epoch:
+            raise KeyboardInterrupt
+        return error_rate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "error_rate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    steps = []
+    assert_same(run(tmp_path, callback=lambda net, epoch: steps.append(epoch.epoch)), uninterrupted)
+    assert steps == list(range(epoch + 1, 5))
 
 
 def test_an_interruption_in_the_middle_of_the_first_epoch_leaves_the_initial_state(tmp_path):

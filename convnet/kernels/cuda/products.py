@@ -75,7 +75,7 @@ class Products:
     cublas : Cublas or None
         None where there is no cuBLAS: the own kernels do everything.
     choices : Choices
-        Which way to take where there are two.
+        Which way to take where there are several.
     tf32 : callable
         Returns whether float32 products may use TF32, which only cuBLAS does here.
     multiprocessors : int
