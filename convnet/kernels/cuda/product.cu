@@ -304,15 +304,32 @@ __device__ __forceinline__ void tile(
     if (!added_up<DOWN * RIGHT, BLOCK>(sum, partial, arrived, blockIdx.y * gridDim.x + blockIdx.x, blockIdx.z, gridDim.z,
                                        row >= p.m || column >= p.n))
         return;
+    // Loops of their own for what is rarely asked for, so that it is jumped over as a whole.
+    if (bias) {
+        #pragma unroll
+        for (int c = 0; c < RIGHT; c++) {
+            int j = column + c / 4 * (4 * WIDE) + c % 4;
+            real constant = j < p.n ? bias[j] : real(0);
+            #pragma unroll
+            for (int r = 0; r < DOWN; r++) sum[r * RIGHT + c] += constant;
+        }
+    }
+    if (p.ending) {
+        #pragma unroll
+        for (int r = 0; r < DOWN; r++) {
+            #pragma unroll
+            for (int c = 0; c < RIGHT; c++) {
+                int i = row + r, j = column + c / 4 * (4 * WIDE) + c % 4;
+                if (i < p.m && j < p.n) sum[r * RIGHT + c] = ended(sum[r * RIGHT + c], mask, (long long)i * p.n + j, p.ending);
+            }
+        }
+    }
     #pragma unroll
     for (int r = 0; r < DOWN; r++) {
         #pragma unroll
         for (int c = 0; c < RIGHT; c++) {
             int i = row + r, j = column + c / 4 * (4 * WIDE) + c % 4;
-            if (i < p.m && j < p.n) {
-                long long at = (long long)i * p.n + j;
-                out[at] = ended(sum[r * RIGHT + c] + (bias ? bias[j] : real(0)), mask, at, p.ending);
-            }
+            if (i < p.m && j < p.n) out[(long long)i * p.n + j] = sum[r * RIGHT + c];
         }
     }
 }

@@ -39,7 +39,8 @@ __device__ __forceinline__ bool added_up(
             const real* from = partial + (long long)first * COUNT * BLOCK;
             #pragma unroll
             for (int e = 0; e < COUNT; e++) sum[e] = 0;
-            #pragma unroll 4
+            // Enough reads under way at a time.
+            #pragma unroll COUNT < 64 ? 4 : 1
             for (int j = 0; j < members; j++) {
                 #pragma unroll
                 for (int e = 0; e < COUNT; e++) sum[e] += from[e * BLOCK];
