@@ -20,6 +20,8 @@ from convnet.kernels.cuda import source
 HEADER = Path(__file__).with_name("shim.h")
 COMPILER = shutil.which("g++")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(([^)]*)\)')
+# By these words a source is known to have barriers: its own, or those of a function of `common`.
+BARRIERS = ("__syncthreads", "block_sum")
 OUTCOMES = {1: "a barrier in a source that was taken to have none", 2: "a barrier that not all threads of a block reach"}
 
 # Orders in which threads and blocks run: a kernel whose result depends on it has a race.
@@ -59,7 +61,7 @@ class Library:
         self.real = np.dtype(np.float32 if real == "float" else np.float64)
         self.signatures = signatures(text)
         # Which kernels may meet a barrier is decided source by source.
-        self._fibers = {name for part in source.NAMES if "__syncthreads" in source.part(part)
+        self._fibers = {name for part in source.NAMES if any(word in source.part(part) for word in BARRIERS)
                         for name in signatures(source.part(part))}
         launchers = "\n".join(
             f'extern "C" int launch_{name}(const unsigned* grid, const unsigned* block, void** arguments, '

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, instructions
 from convnet import architectures
 
 
@@ -26,6 +26,16 @@ def test_the_benchmark_runs(cupy, tmp_path, monkeypatch, capsys):
 def test_products_are_shown_with_all_their_ways():
     shown = gpu.products({"b": {"own": 1e-6, "cublas": 2e-6}, "a": {"own": 3e-6, "own, large tiles": 2.5e-6}})
     assert shown.splitlines()[2:] == ["| a | 3.0 | 2.5 | – |", "| b | 1.0 | – | 2.0 |"]
+
+
+def test_the_loops_that_multiply_are_found_in_assembly():
+    def line(address, what):
+        return f"        /*{address:04x}*/                   {what} ;                /* 0x000 */\n"
+
+    body = "".join(line(16 * k, "FFMA R1, R2, R3, R1" if k % 2 else "LDS.128 R4, [R5]") for k in range(1, 301))
+    other = line(0, "@!P0 BRA 0x2000") + line(16, "IADD3 R1, R1, 0x1, RZ") + line(32, "@P1 BRA 0x10")
+    assembly = f"Function : product\n{line(0, 'MOV R1, R2')}{body}{line(16 * 301, '@P0 BRA 0x10')}\nFunction : other\n{other}"
+    assert instructions.loops(assembly) == [("product", 301, 150)]
 
 
 def test_it_says_that_there_is_no_device(monkeypatch, capsys):

@@ -40,7 +40,20 @@ __device__ __forceinline__ int taken(int& rest, int size, const Divisor& by)
 
 __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
 
-__device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
+// Return the sum of `value` over the BLOCK threads of a block, added up pairwise; `shared` has room for a number of each.
+template <int BLOCK>
+__device__ __forceinline__ real block_sum(real value, real* shared)
+{
+    shared[threadIdx.x] = value;
+    __syncthreads();
+    for (u32 half = BLOCK / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    real sum = shared[0];
+    __syncthreads();
+    return sum;
+}
 
 // What can be done to a number as it is written.
 #define RECTIFIED 1  // max(0, number), and where it is positive goes to the mask

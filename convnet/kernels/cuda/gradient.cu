@@ -30,25 +30,16 @@ extern "C" __global__ void add_parts(
 // threads.
 extern "C" __global__ void step_means(const real* losses, const real* penalties, real coefficient, real* means, int count)
 {
-    __shared__ real loss[THREADS];
-    __shared__ real penalty[THREADS];
-    real mine = 0, other = 0;
+    __shared__ real shared[THREADS];
+    real loss = 0, penalty = 0;
     for (int i = threadIdx.x; i < count; i += THREADS) {
-        mine += losses[i];
-        if (penalties) other += penalties[i];
+        loss += losses[i];
+        if (penalties) penalty += penalties[i];
     }
-    loss[threadIdx.x] = mine;
-    penalty[threadIdx.x] = other;
-    __syncthreads();
-    for (u32 half = THREADS / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) {
-            loss[threadIdx.x] += loss[threadIdx.x + half];
-            penalty[threadIdx.x] += penalty[threadIdx.x + half];
-        }
-        __syncthreads();
-    }
+    loss = block_sum<THREADS>(loss, shared);
+    penalty = block_sum<THREADS>(penalty, shared);
     if (threadIdx.x > 0) return;
-    means[0] = loss[0] / count;
-    means[1] = penalty[0] / count;
+    means[0] = loss / count;
+    means[1] = penalty / count;
     means[2] = means[0] + coefficient * means[1];
 }

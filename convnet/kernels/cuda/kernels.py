@@ -83,10 +83,10 @@ class CudaKernels(ReferenceKernels):
         """Return the convolution of images (N, H, W, C) with filters (KH, KW, C, F), as (N, P, Q, F)."""
         if not suits(x, weight):
             return super().conv(x, weight, bias, stride, padding)
-        x, weight = self._contiguous(x, weight)
         return self._conv(x, weight, stride, padding, End(bias))
 
     def _conv(self, x: Array, weight: Array, stride: Pair, padding: Pair, end: End) -> Array:
+        x, weight = self._contiguous(x, weight)
         return self._products.conv(x, weight, _conv_windows(x.shape, weight.shape[:2], stride, padding, weight.shape[3]), end)
 
     def conv_adjoint(self, b: Array, weight: Array, stride: Pair, padding: Pair, image: Pair) -> Array:
@@ -204,7 +204,7 @@ class CudaKernels(ReferenceKernels):
         The ReLU costs no launch of its own, neither here nor in the later passes.
         """
         maps = self.conv(x, weight, bias, stride, padding)
-        if not suits(maps):  # of images that suit
+        if not suits(maps):  # the images do, but the kernels cannot number so many of their maps' cells
             (y, _), (_, where) = self.relu(maps), self.max_pool(maps, window, step)
             y, _ = self.max_pool(y, window, step, positions=False)
             return y, self._xp.where(y > 0, where, math.prod(window)).astype(block_position_type(window))
@@ -237,14 +237,12 @@ class CudaKernels(ReferenceKernels):
         self, x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Pair
     ) -> tuple[Array, Array]:
         """Return the convolution's positive part and where it is positive."""
-        x, weight = self._contiguous(x, weight)
         g = _conv_windows(x.shape, weight.shape[:2], stride, padding, weight.shape[3])
         mask = self._xp.empty(tuple(int(g[0][axis]) for axis in ("n", "p", "q", "f")), bool)
-        return self._products.conv(x, weight, g, End(bias, mask, rectify=True)), mask
+        return self._conv(x, weight, stride, padding, End(bias, mask, rectify=True)), mask
 
     def conv_masked(self, t: Array, weight: Array, stride: Pair, padding: Pair, mask: Array) -> Array:
         """Return the convolution of `t` without a bias where `mask` is true, 0 elsewhere."""
-        t, weight = self._contiguous(t, weight)
         return self._conv(t, weight, stride, padding, End(mask=mask))
 
     # --- elementwise --------------------------------------------------------------------------------------------------

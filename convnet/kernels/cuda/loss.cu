@@ -2,19 +2,6 @@
 
 #define LANES 32
 
-__device__ __forceinline__ real row_sum(real value, real* shared)
-{
-    shared[threadIdx.x] = value;
-    __syncthreads();
-    for (u32 half = LANES / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-        __syncthreads();
-    }
-    real sum = shared[0];
-    __syncthreads();
-    return sum;
-}
-
 __device__ __forceinline__ real row_maximum(real value, real* shared)
 {
     shared[threadIdx.x] = value;
@@ -48,13 +35,13 @@ extern "C" __global__ void softmax_cross_entropy(
     real others = 0;
     for (int k = threadIdx.x; k < classes; k += LANES)
         if (k != top) others += exp(z[k] - high);
-    others = row_sum(others, shared);
+    others = block_sum<LANES>(others, shared);
     // 1 beside the others, or not a number where z is infinite.
     const real sum = exp(z[top < classes ? top : 0] - high) + others;
     if (value) {
         real log_sum = log1p(others), loss = 0;
         for (int k = threadIdx.x; k < classes; k += LANES) loss += labels[row + k] * (log_sum - (z[k] - high));
-        loss = row_sum(loss, shared);
+        loss = block_sum<LANES>(loss, shared);
         if (threadIdx.x == 0) value[blockIdx.x] = loss;
     }
     if (gradient)
@@ -66,7 +53,7 @@ extern "C" __global__ void softmax_cross_entropy(
     if (product) {
         real inner = 0;
         for (int k = threadIdx.x; k < classes; k += LANES) inner += exp(z[k] - high) / sum * t[row + k];
-        inner = row_sum(inner, shared);
+        inner = block_sum<LANES>(inner, shared);
         real total = 0;
         for (int k = threadIdx.x; k < classes; k += LANES)
             if (k != top) {
@@ -74,7 +61,7 @@ extern "C" __global__ void softmax_cross_entropy(
                 product[row + k] = value_at;
                 total += value_at;
             }
-        total = row_sum(total, shared);
+        total = block_sum<LANES>(total, shared);
         if (threadIdx.x == 0 && top < classes) product[row + top] = -total;
     }
 }

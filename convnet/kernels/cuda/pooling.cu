@@ -3,25 +3,20 @@
 
 struct Place { int n, row, column, channel; };
 
-__device__ __forceinline__ Place place_of_window(const Windows& g, int i)
+__device__ __forceinline__ Place place(
+    const Windows& g, int i, int rows, const Divisor& by_rows, int columns, const Divisor& by_columns)
 {
     Place a;
     a.channel = taken(i, g.c, g.by_c);
-    a.column = taken(i, g.q, g.by_q);
-    a.row = taken(i, g.p, g.by_p);
+    a.column = taken(i, columns, by_columns);
+    a.row = taken(i, rows, by_rows);
     a.n = i;
     return a;
 }
 
-__device__ __forceinline__ Place place_of_cell(const Windows& g, int i)
-{
-    Place a;
-    a.channel = taken(i, g.c, g.by_c);
-    a.column = taken(i, g.w, g.by_w);
-    a.row = taken(i, g.h, g.by_h);
-    a.n = i;
-    return a;
-}
+__device__ __forceinline__ Place place_of_window(const Windows& g, int i) { return place(g, i, g.p, g.by_p, g.q, g.by_q); }
+
+__device__ __forceinline__ Place place_of_cell(const Windows& g, int i) { return place(g, i, g.h, g.by_h, g.w, g.by_w); }
 
 // With `rectify`, max(0, maximum), and no cell's position where the maximum is not positive.
 template <class position>

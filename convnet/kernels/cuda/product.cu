@@ -105,6 +105,26 @@ struct WindowColumns {  // its transpose: outer is a cell of the window, inner a
     }
 };
 
+// Cell (n, h, w) number i of the padded images: its image, without an offset, stays in i.
+__device__ __forceinline__ Spot padded_cell(const Windows& g, int& i)
+{
+    Spot a;
+    a.column = taken(i, g.w, g.by_w) + g.pw;
+    a.row = taken(i, g.h, g.by_h) + g.ph;
+    a.offset = 0;
+    return a;
+}
+
+// Cell (k, l) of a window and filter number i, which is the offset.
+__device__ __forceinline__ Spot cell_and_filter(const Windows& g, int i)
+{
+    Spot a;
+    a.offset = (u32)taken(i, g.f, g.by_f);
+    a.column = taken(i, g.kw, g.by_kw);
+    a.row = i;
+    return a;
+}
+
 // Outer is a cell (n, h, w) of an image, inner (k, l, filter): b of the window whose cell (k, l) it is. Windows one apart: they are
 // cells of an image themselves.
 struct CoveringWindows {
@@ -115,19 +135,16 @@ struct CoveringWindows {
     typedef Spot Inner;
     __device__ __forceinline__ Outer outer(int o) const
     {
-        Spot a;
-        a.column = taken(o, g.w, g.by_w) + g.pw;
-        a.row = taken(o, g.h, g.by_h) + g.ph;
+        Spot a = padded_cell(g, o);
         a.offset = (((u32)o * g.p + a.row) * g.q + a.column) * g.f;
         return a;
     }
     __device__ __forceinline__ Inner inner(int i) const
     {
-        Spot a;
-        int filter = taken(i, g.f, g.by_f);
-        a.column = -taken(i, g.kw, g.by_kw);
-        a.row = -i;
-        a.offset = (u32)((a.row * g.q + a.column) * g.f + filter);
+        Spot a = cell_and_filter(g, i);
+        a.column = -a.column;
+        a.row = -a.row;
+        a.offset += (u32)((a.row * g.q + a.column) * g.f);
         return a;
     }
     __device__ __forceinline__ real at(const Outer& o, const Inner& i, bool wanted, real otherwise) const
@@ -145,20 +162,11 @@ struct SpacedWindows {
     typedef Spot Inner;
     __device__ __forceinline__ Outer outer(int o) const
     {
-        Spot a;
-        a.column = taken(o, g.w, g.by_w) + g.pw;
-        a.row = taken(o, g.h, g.by_h) + g.ph;
+        Spot a = padded_cell(g, o);
         a.offset = (u32)o * g.p * g.q * g.f;
         return a;
     }
-    __device__ __forceinline__ Inner inner(int i) const
-    {
-        Spot a;
-        a.offset = (u32)taken(i, g.f, g.by_f);
-        a.column = taken(i, g.kw, g.by_kw);
-        a.row = i;
-        return a;
-    }
+    __device__ __forceinline__ Inner inner(int i) const { return cell_and_filter(g, i); }
     __device__ __forceinline__ real at(const Outer& o, const Inner& i, bool wanted, real otherwise) const
     {
         int row = o.row - i.row, column = o.column - i.column;
@@ -255,8 +263,6 @@ struct Fetch {
     }
 };
 
-// One barrier for each step is enough: who writes to a half again has passed the barrier that all reach when they have read it.
-//
 // A tile of ROWS x COLUMNS, DOWN x RIGHT of them for each thread: rows side by side, columns in groups of 4, so that the vector
 // loads of neighbouring threads lie side by side.
 template <int ROWS, int COLUMNS, int DOWN, int RIGHT, int STEP, class A, class B>
@@ -280,6 +286,7 @@ __device__ __forceinline__ void tile(
         real* tile_b = tile_a + B_TILE;
         fetch_a.write(next_a, tile_a);
         fetch_b.write(next_b, tile_b);
+        // One barrier a step: who writes to a half again has passed the barrier that all reach when they have read it.
         __syncthreads();
         if (start + STEP < end) {
             fetch_a.read(next_a, start + STEP, end);

@@ -93,11 +93,6 @@ extern "C" __global__ void norm_penalty(const real* v, real* penalty, real* sign
         // A NaN passes, so that it is seen.
         if (sign) sign[row + i] = value > 0 ? real(1) : value < 0 ? real(-1) : value;
     }
-    shared[threadIdx.x] = sum;
-    __syncthreads();
-    for (u32 half = THREADS / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) penalty[blockIdx.x] = sign ? shared[0] : shared[0] / 2;
+    sum = block_sum<THREADS>(sum, shared);
+    if (threadIdx.x == 0) penalty[blockIdx.x] = sign ? sum : sum / 2;
 }
